@@ -1,0 +1,55 @@
+"""Every limit by name, with its unit and its reason. SPEC.md section 13 lists those that cross the network."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+HOUR: Final = 3600
+DAY: Final = 24 * HOUR
+
+# Identifiers and names.
+IDENTIFIER_BYTES: Final = 512  # fits an index page of every database we know
+PREFIX_BYTES: Final = 200  # leaves room for a suffix, and for a DNS name made from it (253 bytes)
+LABEL_BYTES: Final = 63  # a label of a prefix is a label of a DNS name
+ELEMENT_NAME_BYTES: Final = 4096  # PATH_MAX
+ELEMENT_PART_BYTES: Final = 255  # NAME_MAX of every common file system
+
+# Messages.
+ENVELOPE_BYTES: Final = 64 * KIB  # a record or an organization record, whole: metadata, not data
+BATCH: Final = 1000  # envelopes or identifiers in one message
+MANIFEST_PAGE_BYTES: Final = 1 * MIB  # a page is verified whole before it is used
+MANIFEST_PAGE_ELEMENTS: Final = 4096  # keeps a page of long names within MANIFEST_PAGE_BYTES, with the check in wire
+MESSAGE_BYTES: Final = 4 * MIB  # what either side receives at most in one message: gRPC's own default
+REGISTRY_MESSAGE_BYTES: Final = 80 * MIB  # BATCH envelopes of ENVELOPE_BYTES, and some
+SEARCH_PAGE: Final = 100  # records
+SEARCH_TEXT_BYTES: Final = 1 * KIB  # a question, not a document
+SEARCH_COUNT: Final = 10_000  # matches counted: more tells nobody anything
+
+# Content.
+CHUNK_BYTES: Final = 1 * MIB  # what is verified at once; SPEC.md section 8.3
+MIN_CHUNK_BYTES: Final = 16 * KIB
+MAX_CHUNK_BYTES: Final = 4 * MIB - 64 * KIB  # a chunk fits one message
+SPANS: Final = 4096  # in one fetch request: a request is small
+STREAM_BUFFER_BYTES: Final = 64 * MIB  # for all streams of a node together; shared out among them
+STREAM_MESSAGE_BYTES: Final = 1 * MIB
+MIN_STREAM_MESSAGE_BYTES: Final = 64 * KIB
+
+# Time, in seconds.
+CLOCK_SKEW: Final = 120  # how wrong an honest clock may be
+CALL_TIMEOUT: Final = 20  # a small call
+STREAM_TIMEOUT: Final = 24 * HOUR  # a long transfer; it is resumed after that
+STREAM_STALL: Final = 60  # without a byte: the other side is gone
+PASS_LIFE: Final = 600  # what a stolen pass is good for
+CERTIFICATE_LIFE: Final = 7 * DAY
+CERTIFICATE_BACKDATE: Final = 1 * HOUR  # so that a clock that is a little slow still accepts it
+INVITATION_LIFE: Final = 24 * HOUR
+RECORD_TIME_TO_LIVE: Final = 300
+MEMBERSHIP_REFRESH: Final = 10  # while the registry is reachable; a suspension bites this late at most
+MEMBERSHIP_LIFE: Final = 24 * HOUR  # how long a node goes on with what it last knew
+
+# Fairness.
+STREAMS: Final = 512  # open on one node
+STREAMS_PER_PEER: Final = 256
+CALLS_PER_PEER: Final = 200  # a second, sustained
+CALLS_PER_PEER_BURST: Final = 2000
+CONNECTION_AGE: Final = 1 * HOUR  # after which a peer must show its certificate again

@@ -1,0 +1,1 @@
+"""gRPC, once, for both daemons and the client: certificates, errors, channels, servers."""
