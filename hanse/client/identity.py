@@ -1,0 +1,93 @@
+"""Who this home is in the league: its keys, its certificates, where the registry is. SPEC.md section 5.
+
+Read by the daemon, the commands and the SDK alike; nothing here talks to anybody.
+
+    identity = Identity.load(Home.open(folder, MARKER, remedy))
+"""
+
+import base64
+import binascii
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hanse import limits, wire
+from hanse.errors import HomeUnusable, InvalidInput
+from hanse.files import storage_errors, write_durably
+from hanse.home import Home
+from hanse.model.address import Address
+from hanse.model.envelope import Envelope, PayloadType
+from hanse.model.identifier import Prefix
+from hanse.model.organization import Authority, Pass
+from hanse.rpc import tls
+from hanse.signing import SigningKey, sign
+
+MARKER = "league.json"
+IDENTITY_KEY = "keys/identity.pem"
+TLS_KEY = "keys/tls.pem"
+NODE_CERTIFICATE = "node.pem"
+MEMBER_CERTIFICATE = "member.pem"
+
+
+def passphrase(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The passphrase of the identity key, if it has one."""
+    return environment.get("HANSE_PASSPHRASE") or None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Keys and certificates of one home. Certificates are PEM, as gRPC wants them."""
+
+    home: Home
+    prefix: Prefix
+    authority: Authority
+    registries: tuple[Address, ...]
+    signing_key: SigningKey
+    tls_key: bytes
+    node_certificate: bytes
+    member_certificate: bytes
+
+    @classmethod
+    def load(cls, home: Home) -> "Identity":
+        """Raises HomeUnusable, with the way out."""
+        path = home / MARKER
+        try:
+            with storage_errors(str(path)):
+                league = json.loads(path.read_bytes())
+            authority = wire.decode_authority(base64.b64decode(league["authority"], validate=True))
+            prefix = Prefix.parse(league["prefix"])
+            registries = tuple(Address.parse(each) for each in league["registries"])
+        except (ValueError, KeyError, TypeError, binascii.Error, InvalidInput):
+            raise HomeUnusable(f"{path} is damaged: restore it from your backup") from None
+        with storage_errors(str(home.folder)):
+            return cls(
+                home,
+                prefix,
+                authority,
+                registries,
+                SigningKey.from_pem(home.read_secret(IDENTITY_KEY), passphrase()),
+                home.read_secret(TLS_KEY),
+                (home / NODE_CERTIFICATE).read_bytes(),
+                (home / MEMBER_CERTIFICATE).read_bytes(),
+            )
+
+    @property
+    def certificate(self) -> tls.Certificate:
+        """What the member's certificate says: until when it holds."""
+        return tls.read_pem_certificate(self.member_certificate)
+
+    def sign_pass(self, now: int) -> Envelope:
+        """Says who calls the registry, for PASS_LIFE seconds."""
+        statement = Pass(self.prefix, self.authority.fingerprint, now, now + limits.PASS_LIFE)
+        return sign(PayloadType.PASS, wire.encode_pass(statement), self.signing_key)
+
+
+def write_league(home: Home, prefix: Prefix, authority: bytes, registries: tuple[Address, ...]) -> None:
+    """Written last when joining: a home with this file is complete."""
+    league = {
+        "prefix": str(prefix),
+        "registries": [str(each) for each in registries],
+        "authority": base64.b64encode(authority).decode(),
+    }
+    write_durably(home / MARKER, json.dumps(league, indent=2).encode() + b"\n")
