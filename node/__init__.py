@@ -1,0 +1,1 @@
+"""An organization's node: wraps its data, publishes its records, serves those it authorized."""

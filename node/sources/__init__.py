@@ -1,0 +1,1 @@
+"""Where the bytes of elements really are. Known to the node alone."""

@@ -1,0 +1,1 @@
+"""What a node keeps. The only place of a node with SQL."""
