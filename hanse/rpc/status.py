@@ -71,7 +71,7 @@ def _named(error: grpc.RpcError) -> type[HanseError] | None:
     for key, value in trailing or ():
         if key == _DETAILS:
             try:
-                status = status_pb2.Status.FromString(value)  # type: ignore[arg-type]
+                status = status_pb2.Status.FromString(value)
                 for detail in status.details:
                     info = error_details_pb2.ErrorInfo()
                     if detail.Unpack(info) and info.domain == DOMAIN:

@@ -42,7 +42,7 @@ class Envelope(_message.Message):
         *,
         payload_type: _builtins.str = ...,
         payload: _builtins.bytes = ...,
-        signatures: _abc.Iterable[Global___Signature] = ...,
+        signatures: _abc.Iterable[Global___Signature] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

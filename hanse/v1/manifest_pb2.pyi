@@ -79,7 +79,7 @@ class ManifestPage(_message.Message):
         self,
         *,
         first_element: _builtins.int = ...,
-        elements: _abc.Iterable[Global___Element] = ...,
+        elements: _abc.Iterable[Global___Element] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -70,8 +70,8 @@ class DescribeResponse(_message.Message):
     def __init__(
         self,
         *,
-        record: _envelope_pb2.Envelope = ...,
-        manifest: _envelope_pb2.Envelope = ...,
+        record: _envelope_pb2.Envelope | None = ...,
+        manifest: _envelope_pb2.Envelope | None = ...,
         salt: _builtins.bytes = ...,
         page: _builtins.bytes = ...,
     ) -> None: ...
@@ -147,7 +147,7 @@ class FetchRequest(_message.Message):
         *,
         id: _builtins.str = ...,
         version: _builtins.int = ...,
-        spans: _abc.Iterable[Global___Span] = ...,
+        spans: _abc.Iterable[Global___Span] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -58,8 +58,8 @@ class OrganizationRecord(_message.Message):
         previous: _builtins.bytes = ...,
         display_name: _builtins.str = ...,
         contact: _builtins.str = ...,
-        keys: _abc.Iterable[Global___IdentityKey] = ...,
-        nodes: _abc.Iterable[Global___NodeEndpoint] = ...,
+        keys: _abc.Iterable[Global___IdentityKey] | None = ...,
+        nodes: _abc.Iterable[Global___NodeEndpoint] | None = ...,
         issued_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -184,7 +184,7 @@ class Invitation(_message.Message):
     def __init__(
         self,
         *,
-        registries: _abc.Iterable[_builtins.str] = ...,
+        registries: _abc.Iterable[_builtins.str] | None = ...,
         prefix: _builtins.str = ...,
         secret: _builtins.bytes = ...,
         league: _builtins.bytes = ...,
@@ -246,8 +246,8 @@ class MemberList(_message.Message):
     def __init__(
         self,
         *,
-        members: _abc.Iterable[Global___Member] = ...,
-        registries: _abc.Iterable[_builtins.str] = ...,
+        members: _abc.Iterable[Global___Member] | None = ...,
+        registries: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

@@ -86,10 +86,10 @@ class ObjectRecord(_message.Message):
         previous: _builtins.bytes = ...,
         type: _builtins.str = ...,
         status: Global___ObjectRecord.Status.ValueType = ...,
-        metadata: Global___Metadata = ...,
-        summary: Global___Summary = ...,
-        access: Global___Access = ...,
-        operations: _abc.Iterable[_builtins.str] = ...,
+        metadata: Global___Metadata | None = ...,
+        summary: Global___Summary | None = ...,
+        access: Global___Access | None = ...,
+        operations: _abc.Iterable[_builtins.str] | None = ...,
         commitment: _builtins.bytes = ...,
         issued_at: _builtins.int = ...,
         time_to_live: _builtins.int = ...,
@@ -148,16 +148,16 @@ class Metadata(_message.Message):
         *,
         title: _builtins.str = ...,
         description: _builtins.str = ...,
-        creators: _abc.Iterable[_builtins.str] = ...,
+        creators: _abc.Iterable[_builtins.str] | None = ...,
         publisher: _builtins.str = ...,
         publication_year: _builtins.int = ...,
         resource_type: _builtins.str = ...,
-        subjects: _abc.Iterable[_builtins.str] = ...,
+        subjects: _abc.Iterable[_builtins.str] | None = ...,
         language: _builtins.str = ...,
         license: _builtins.str = ...,
-        dates: _abc.Iterable[Global___Date] = ...,
+        dates: _abc.Iterable[Global___Date] | None = ...,
         version_label: _builtins.str = ...,
-        relations: _abc.Iterable[Global___Relation] = ...,
+        relations: _abc.Iterable[Global___Relation] | None = ...,
         attributes_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -238,14 +238,21 @@ class Summary(_message.Message):
         *,
         element_count: _builtins.int | None = ...,
         total_bytes: _builtins.int | None = ...,
-        media_types: _abc.Iterable[_builtins.str] = ...,
-        elements: _abc.Iterable[Global___ListedElement] = ...,
+        media_types: _abc.Iterable[_builtins.str] | None = ...,
+        elements: _abc.Iterable[Global___ListedElement] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["element_count", b"element_count", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_element_count", b"_element_count", "_total_bytes", b"_total_bytes", "element_count", b"element_count", "total_bytes", b"total_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["element_count", b"element_count", "elements", b"elements", "media_types", b"media_types", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_element_count", b"_element_count", "_total_bytes", b"_total_bytes", "element_count", b"element_count", "elements", b"elements", "media_types", b"media_types", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__element_count: _TypeAlias = _typing.Literal["element_count"]  # noqa: Y015
+    _WhichOneofArgType__element_count: _TypeAlias = _typing.Literal["_element_count", b"_element_count"]  # noqa: Y015
+    _WhichOneofReturnType__total_bytes: _TypeAlias = _typing.Literal["total_bytes"]  # noqa: Y015
+    _WhichOneofArgType__total_bytes: _TypeAlias = _typing.Literal["_total_bytes", b"_total_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__element_count) -> _WhichOneofReturnType__element_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_bytes) -> _WhichOneofReturnType__total_bytes | None: ...
 
 Global___Summary: _TypeAlias = Summary  # noqa: Y015
 
@@ -309,8 +316,8 @@ class Access(_message.Message):
         self,
         *,
         mode: Global___Access.Mode.ValueType = ...,
-        purposes: _abc.Iterable[_builtins.str] = ...,
-        duties: _abc.Iterable[_builtins.str] = ...,
+        purposes: _abc.Iterable[_builtins.str] | None = ...,
+        duties: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

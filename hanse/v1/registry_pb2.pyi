@@ -71,7 +71,7 @@ class JoinRequest(_message.Message):
         self,
         *,
         secret: _builtins.bytes = ...,
-        organization: _envelope_pb2.Envelope = ...,
+        organization: _envelope_pb2.Envelope | None = ...,
         csr: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["organization", b"organization"]  # noqa: Y015
@@ -112,7 +112,7 @@ class RenewRequest(_message.Message):
     def __init__(
         self,
         *,
-        renewal: _envelope_pb2.Envelope = ...,
+        renewal: _envelope_pb2.Envelope | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["renewal", b"renewal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -174,7 +174,7 @@ class GetMembershipResponse(_message.Message):
     def __init__(
         self,
         *,
-        head: _envelope_pb2.Envelope = ...,
+        head: _envelope_pb2.Envelope | None = ...,
         members: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
@@ -218,7 +218,7 @@ class GetOrganizationResponse(_message.Message):
     def __init__(
         self,
         *,
-        organizations: _abc.Iterable[_envelope_pb2.Envelope] = ...,
+        organizations: _abc.Iterable[_envelope_pb2.Envelope] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -240,7 +240,7 @@ class PublishRequest(_message.Message):
     def __init__(
         self,
         *,
-        envelopes: _abc.Iterable[_envelope_pb2.Envelope] = ...,
+        envelopes: _abc.Iterable[_envelope_pb2.Envelope] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -260,7 +260,7 @@ class PublishResponse(_message.Message):
     def __init__(
         self,
         *,
-        outcomes: _abc.Iterable[Global___PublishOutcome] = ...,
+        outcomes: _abc.Iterable[Global___PublishOutcome] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -338,7 +338,7 @@ class ResolveRequest(_message.Message):
     def __init__(
         self,
         *,
-        ids: _abc.Iterable[_builtins.str] = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
         with_organization: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -366,8 +366,8 @@ class ResolveResponse(_message.Message):
     def __init__(
         self,
         *,
-        resolutions: _abc.Iterable[Global___Resolution] = ...,
-        organizations: _abc.Iterable[_envelope_pb2.Envelope] = ...,
+        resolutions: _abc.Iterable[Global___Resolution] | None = ...,
+        organizations: _abc.Iterable[_envelope_pb2.Envelope] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -420,8 +420,8 @@ class Resolution(_message.Message):
         self,
         *,
         state: Global___Resolution.State.ValueType = ...,
-        record: _envelope_pb2.Envelope = ...,
-        referral: _abc.Iterable[_builtins.str] = ...,
+        record: _envelope_pb2.Envelope | None = ...,
+        referral: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -498,7 +498,7 @@ class SearchResponse(_message.Message):
     def __init__(
         self,
         *,
-        records: _abc.Iterable[_envelope_pb2.Envelope] = ...,
+        records: _abc.Iterable[_envelope_pb2.Envelope] | None = ...,
         next_page_token: _builtins.str = ...,
         total: _builtins.int = ...,
     ) -> None: ...
@@ -540,7 +540,7 @@ class WatchResponse(_message.Message):
     def __init__(
         self,
         *,
-        changes: _abc.Iterable[Global___Change] = ...,
+        changes: _abc.Iterable[Global___Change] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -566,7 +566,7 @@ class Change(_message.Message):
         self,
         *,
         position: _builtins.int = ...,
-        envelope: _envelope_pb2.Envelope = ...,
+        envelope: _envelope_pb2.Envelope | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
