@@ -15,7 +15,7 @@ class PayloadType(StrEnum):
     RECORD = "application/vnd.hanse.record.v1"
     MANIFEST = "application/vnd.hanse.manifest.v1"
     MEMBERSHIP = "application/vnd.hanse.membership.v1"
-    PASS = "application/vnd.hanse.pass.v1"
+    PASS = "application/vnd.hanse.pass.v1"  # noqa: S105
     RENEWAL = "application/vnd.hanse.renewal.v1"
 
 
@@ -29,6 +29,8 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
+    """``payload`` is what was signed; equal payloads have equal digests, whoever signed them."""
+
     payload_type: str
     payload: bytes
     signatures: tuple[Signature, ...]

@@ -57,11 +57,15 @@ _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*
 
 
 class Status(StrEnum):
+    """A withdrawn object stays withdrawn."""
+
     ACTIVE = "active"
     WITHDRAWN = "withdrawn"
 
 
 class AccessMode(StrEnum):
+    """What the public is told of who gets in."""
+
     OPEN = "open"
     ON_REQUEST = "on-request"
     COMPUTE_ONLY = "compute-only"
@@ -69,6 +73,8 @@ class AccessMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Date:
+    """A DataCite dateType and an ISO 8601 value."""
+
     type: str
     value: str
 
@@ -86,7 +92,7 @@ class Relation:
         kind, equals, target = text.partition("=")
         if not equals or not target or kind not in RELATION_TYPES:
             raise InvalidInput(
-                f"{text!r} is not a relation: TYPE=ID with a DataCite relation type, for example IsDerivedFrom=86.acme/x1"
+                f"{text!r} is not a relation: TYPE=ID with a DataCite relation type, e.g. IsDerivedFrom=86.acme/x1"
             )
         return cls(kind, target)
 

@@ -31,7 +31,7 @@ def dial(
     chain: bytes | None = None,
     max_message: int = limits.MESSAGE_BYTES + limits.KIB,
 ) -> grpc.Channel:
-    """A channel over TLS 1.3 that trusts ``roots`` (PEM) only and demands ``server_name``; mutual with key and chain (PEM).
+    """A channel over TLS 1.3 that trusts ``roots`` only and demands ``server_name``; mutual with key and chain (all PEM).
 
     Nothing is sent before the first call. The caller closes it. Certificates are read once: dial again after a renewal.
     """

@@ -67,7 +67,7 @@ def from_rpc(error: grpc.RpcError, whom: str) -> HanseError:
 
 
 def _named(error: grpc.RpcError) -> type[HanseError] | None:
-    trailing = error.trailing_metadata() if isinstance(error, grpc.Call) else None
+    trailing: Any = error.trailing_metadata() if isinstance(error, grpc.Call) else None
     for key, value in trailing or ():
         if key == _DETAILS:
             try:
