@@ -74,6 +74,6 @@ def is_signed_by(envelope: Envelope, key: PublicKey) -> bool:
             try:
                 Ed25519PublicKey.from_public_bytes(key.raw).verify(signature.sig, envelope.pre_authentication_encoding)
             except (InvalidSignature, ValueError):
-                return False
+                continue
             return True
     return False

@@ -67,7 +67,8 @@ def organization(
 ) -> VerifiedOrganization:
     """One organization record: signed by its current key, and continuing the pinned one if there is one.
 
-    ``told_key`` is a key id that was confirmed outside the network: it must be current, or have been.
+    ``told_key`` is a key id that was confirmed outside the network: it must be current, or have been. That it has
+    been is a claim of the record's until the chain from version 1 proves it: see ``chain``.
     Raises BadSignature, BrokenChain, RolledBack, WrongContent.
     """
     _expect_type(envelope, PayloadType.ORGANIZATION)
@@ -85,6 +86,9 @@ def organization(
         )
     if record.issued_at > now + limits.CLOCK_SKEW:
         raise WrongContent(f"the record of {name} is dated in the future: is this machine's clock right?")
+    if record.version == 1 and len(record.keys) > 1:
+        # Otherwise an impostor's first record could list the true key as one of its own from before.
+        raise BrokenChain(f"the first record of {name} names keys from before it")
     if pinned is None:
         return VerifiedOrganization(record, envelope, digest)
     before = pinned.record
@@ -109,12 +113,13 @@ def organization(
                 f"{before.current_key.key_id} did not sign. Somebody may be impersonating {name}: ask them on "
                 f"another channel, then `hanse trust {name} KEYID` if they really lost their key"
             )
-        if record.key(before.current_key.key_id) is None:
+        if len(record.keys) < 2 or record.keys[1].public_key != before.current_key:
             raise BrokenChain(f"the new record of {name} leaves out its previous key")
-    kept = {key.public_key: key for key in record.keys}
-    for key in before.keys[1:]:
-        if kept.get(key.public_key) != key:
-            raise BrokenChain(f"the new record of {name} alters the history of its keys")
+        history = record.keys[2:]
+    else:
+        history = record.keys[1:]
+    if history != before.keys[1:]:
+        raise BrokenChain(f"the new record of {name} alters the history of its keys")
     return VerifiedOrganization(record, envelope, digest)
 
 

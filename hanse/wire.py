@@ -105,6 +105,11 @@ def envelope_from_message(message: envelope_pb2.Envelope) -> Envelope:
         raise LimitExceeded(f"an envelope's payload has at most {limits.ENVELOPE_BYTES} bytes")
     if len(message.signatures) > 4:
         raise LimitExceeded("an envelope has at most 4 signatures")
+    if len(message.payload_type) > 128 or any(
+        len(each.keyid) > 64 or len(each.sig) > 64 for each in message.signatures
+    ):
+        # No signature covers a keyid or another signature: whoever relays an envelope could blow it up.
+        raise LimitExceeded("an envelope's payload type, key id or signature is too long")
     return Envelope(
         message.payload_type,
         message.payload,
@@ -363,10 +368,12 @@ def decode_record(data: bytes) -> ObjectRecord:
     metadata, summary = message.metadata, message.summary
     if message.status not in _STATUS_IN or message.access.mode not in _ACCESS_IN:
         raise InvalidInput("a record says whether it is active and who may have access")
-    check_text(message.reason)
-    check_text(message.type)
+    access = message.access
+    for text in (message.reason, message.type, *message.operations, *access.purposes, *access.duties):
+        check_text(text)
     for element in summary.elements:
         ElementName.parse(element.name)
+        check_text(element.media_type)
     return ObjectRecord(
         id=Identifier.parse(message.id),
         version=message.version,

@@ -40,7 +40,10 @@ class ElementName:
     @property
     def fold(self) -> str:
         """Equal for names that some file system takes for the same."""
-        return unicodedata.normalize("NFC", self.text).casefold() if not self.text.isascii() else self.text.lower()
+        if self.text.isascii():
+            return self.text.lower()
+        # Folding can leave what NFC composes: upper-case GREEK IOTA WITH DIALYTIKA AND TONOS is two characters.
+        return unicodedata.normalize("NFC", unicodedata.normalize("NFC", self.text).casefold())
 
     def __str__(self) -> str:
         return self.text
