@@ -25,6 +25,7 @@ from hanse.signing import SigningKey, sign
 
 MARKER = "league.json"
 IDENTITY_KEY = "keys/identity.pem"
+PREVIOUS_KEY = "keys/identity.previous.pem"
 TLS_KEY = "keys/tls.pem"
 NODE_CERTIFICATE = "node.pem"
 MEMBER_CERTIFICATE = "member.pem"
@@ -37,7 +38,11 @@ def passphrase(environment: Mapping[str, str] = os.environ) -> str | None:
 
 @dataclass(frozen=True)
 class Identity:
-    """Keys and certificates of one home. Certificates are PEM, as gRPC wants them."""
+    """Keys and certificates of one home. Certificates are PEM, as gRPC wants them.
+
+    ``previous_key`` is there from a change of keys until the registry has acknowledged it: until then passes are
+    signed with both, so that they count before and after.
+    """
 
     home: Home
     prefix: Prefix
@@ -47,6 +52,7 @@ class Identity:
     tls_key: bytes
     node_certificate: bytes
     member_certificate: bytes
+    previous_key: SigningKey | None = None
 
     @classmethod
     def load(cls, home: Home) -> "Identity":
@@ -70,6 +76,9 @@ class Identity:
                 home.read_secret(TLS_KEY),
                 (home / NODE_CERTIFICATE).read_bytes(),
                 (home / MEMBER_CERTIFICATE).read_bytes(),
+                SigningKey.from_pem(home.read_secret(PREVIOUS_KEY), passphrase())
+                if (home / PREVIOUS_KEY).exists()
+                else None,
             )
 
     @property
@@ -77,10 +86,15 @@ class Identity:
         """What the member's certificate says: until when it holds."""
         return tls.read_pem_certificate(self.member_certificate)
 
+    @property
+    def registry_keys(self) -> tuple[SigningKey, ...]:
+        """What signs to the registry."""
+        return (self.signing_key,) if self.previous_key is None else (self.signing_key, self.previous_key)
+
     def sign_pass(self, now: int) -> Envelope:
         """Says who calls the registry, for PASS_LIFE seconds."""
         statement = Pass(self.prefix, self.authority.fingerprint, now, now + limits.PASS_LIFE)
-        return sign(PayloadType.PASS, wire.encode_pass(statement), self.signing_key)
+        return sign(PayloadType.PASS, wire.encode_pass(statement), *self.registry_keys)
 
 
 def write_league(home: Home, prefix: Prefix, authority: bytes, registries: tuple[Address, ...]) -> None:
