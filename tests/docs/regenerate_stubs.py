@@ -1,6 +1,6 @@
 """Makes hanse/v1 from proto/, or with --check compares it with what is committed.
 
-    python tests/docs/regenerate_stubs.py [--check]
+python tests/docs/regenerate_stubs.py [--check]
 """
 
 import filecmp

@@ -1,0 +1,108 @@
+"""What the agreement says in words, held against the code that keeps it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import hanse
+from hanse import limits
+from hanse.errors import BY_REASON
+from hanse.model.envelope import PayloadType
+from hanse.v1 import node_pb2, registry_pb2
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SPEC = (REPOSITORY / "proto" / "SPEC.md").read_text()
+SOURCES = sorted(
+    path
+    for room in ("proto", "hanse", "node", "registry")
+    for path in (REPOSITORY / room).rglob("*")
+    if path.suffix in (".py", ".proto") and "_pb2" not in path.name
+)
+DOCUMENTS = [REPOSITORY / "proto" / name for name in ("README.md", "SPEC.md", "THREATS.md", "DECISIONS.md")]
+NUMBERS = {match[1] for match in re.finditer(r"^#{2,3} (\d+(?:\.\d+)?)\.? ", SPEC, re.MULTILINE)}
+CITATION = re.compile(r"SPEC\.md,? sections? (\d+(?:\.\d+)*(?:(?:, | and | to )\d+(?:\.\d+)*)*)")
+
+
+def section(number: str) -> str:
+    found = re.search(rf"^## {number}\. .*?(?=^## )", SPEC + "\n## ", re.MULTILINE | re.DOTALL)
+    assert found, f"SPEC.md has no section {number}"
+    return found[0]
+
+
+def table(text: str) -> list[list[str]]:
+    """The body rows of the first table in a text."""
+    rows = re.findall(r"^\|(.+)\|$", text, re.MULTILINE)
+    return [[cell.strip().strip("`") for cell in row.split("|")] for row in rows[2:]]
+
+
+def test_every_error_class_is_in_the_table_of_errors() -> None:
+    told = {row[0]: (row[1], int(row[2])) for row in table(section("12"))}
+    assert told == {name: (kind.status, kind.exit_code) for name, kind in BY_REASON.items()}
+
+
+def test_every_listed_limit_is_the_one_in_the_code() -> None:
+    listed = {row[0]: int(row[1].replace(",", "")) for row in table(section("13"))}
+    assert listed
+    assert listed == {name: getattr(limits, name, None) for name in listed}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_every_section_that_a_source_cites_exists(path: Path) -> None:
+    # A citation may go over the end of a line of comment.
+    text = re.sub(r"\s*\n\s*(?:#|//)?\s*", " ", path.read_text())
+    for match in CITATION.finditer(text):
+        for number in re.findall(r"\d+(?:\.\d+)*", match[1]):
+            assert number in NUMBERS, f"{path.name} cites SPEC.md section {number}"
+
+
+def test_citations_are_found_at_all() -> None:
+    assert CITATION.search("SPEC.md sections 4, 5 and 6")[1] == "4, 5 and 6"  # type: ignore[index]
+    assert sum(bool(CITATION.search(path.read_text())) for path in SOURCES) > 10
+
+
+def test_the_documents_cite_sections_that_exist() -> None:
+    for path in DOCUMENTS:
+        for match in re.finditer(r"\bsections? (\d+(?:\.\d+)?)(?= |[,.;:)])(?! of RFC)", path.read_text()):
+            before = path.read_text()[max(0, match.start() - 12) : match.start()]
+            if not re.search(r"RFC \d+,? $", before):
+                assert match[1] in NUMBERS, f"{path.name} cites section {match[1]}"
+
+
+@pytest.mark.parametrize("kind", PayloadType)
+def test_every_payload_type_is_listed(kind: PayloadType) -> None:
+    assert f"`{kind.value}`" in section("3")
+
+
+def test_every_call_of_both_services_is_described() -> None:
+    calls = [
+        method.name
+        for service in (
+            registry_pb2.DESCRIPTOR.services_by_name["Registry"],
+            node_pb2.DESCRIPTOR.services_by_name["Node"],
+        )
+        for method in service.methods
+    ]
+    headings = re.findall(r"^### (?:9|10)\.\d+ (.*)$", SPEC, re.MULTILINE)
+    assert [call for call in calls if not any(re.search(rf"\b{call}\b", heading) for heading in headings)] == []
+
+
+def test_the_words_of_the_glossary_are_the_words_of_the_code() -> None:
+    code = "\n".join(path.read_text().lower() for path in SOURCES)
+    words = [row[0] for row in table(section("1")) if not row[1].startswith("(later)")]
+    assert len(words) > 10
+    assert [word for word in words if word not in code] == []
+
+
+def test_numbers_of_sections_are_used_once() -> None:
+    numbers = re.findall(r"^#{2,3} (\d+(?:\.\d+)?)\.? ", SPEC, re.MULTILINE)
+    assert len(numbers) == len(set(numbers))
+
+
+def test_every_test_that_the_threats_name_exists() -> None:
+    names = re.findall(r"`(tests/[\w/]+\.py)`", (REPOSITORY / "proto" / "THREATS.md").read_text())
+    assert [name for name in names if not (REPOSITORY / name).exists()] == []
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    assert f"## {hanse.__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
