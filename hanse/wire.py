@@ -29,6 +29,7 @@ from hanse.model.organization import (
     Pass,
     Renewal,
 )
+from hanse.model.publishing import OutcomeCode, PublishOutcome
 from hanse.model.record import (
     Access,
     AccessMode,
@@ -42,7 +43,8 @@ from hanse.model.record import (
     check_media_type,
     check_text,
 )
-from hanse.model.search import Query
+from hanse.model.resolution import Change, Resolution, ResolutionState
+from hanse.model.search import Query, SearchResult
 from hanse.v1 import envelope_pb2, manifest_pb2, organization_pb2, record_pb2, registry_pb2
 
 M = TypeVar("M", bound=Message)
@@ -523,3 +525,68 @@ def query_from_message(message: registry_pb2.SearchRequest) -> Query:
         page_size=message.page_size or 20,
         page_token=message.page_token,
     )
+
+
+def search_result_from_message(message: registry_pb2.SearchResponse) -> SearchResult:
+    return SearchResult(
+        tuple(envelope_from_message(each) for each in message.records), message.next_page_token, message.total
+    )
+
+
+# What the registry answers.
+
+_STATE_OUT = {
+    ResolutionState.ACTIVE: registry_pb2.Resolution.STATE_ACTIVE,
+    ResolutionState.WITHDRAWN: registry_pb2.Resolution.STATE_WITHDRAWN,
+    ResolutionState.UNKNOWN: registry_pb2.Resolution.STATE_UNKNOWN,
+    ResolutionState.ELSEWHERE: registry_pb2.Resolution.STATE_ELSEWHERE,
+    ResolutionState.INVALID: registry_pb2.Resolution.STATE_INVALID,
+}
+_STATE_IN = {number: state for state, number in _STATE_OUT.items()}
+_OUTCOME_OUT = {
+    OutcomeCode.ACCEPTED: registry_pb2.PublishOutcome.CODE_ACCEPTED,
+    OutcomeCode.REFUSED: registry_pb2.PublishOutcome.CODE_REFUSED,
+    OutcomeCode.CONFLICT: registry_pb2.PublishOutcome.CODE_CONFLICT,
+    OutcomeCode.TRY_AGAIN: registry_pb2.PublishOutcome.CODE_TRY_AGAIN,
+}
+_OUTCOME_IN = {number: code for code, number in _OUTCOME_OUT.items()}
+
+
+def resolutions_from_message(message: registry_pb2.ResolveResponse) -> list[Resolution]:
+    owners = {}
+    for each in message.organizations:
+        envelope = envelope_from_message(each)
+        owners[decode_organization(envelope.payload).prefix] = envelope
+    resolutions = []
+    for found in message.resolutions:
+        if found.state not in _STATE_IN:
+            raise InvalidInput("a resolution says whether there is such an object")
+        record = envelope_from_message(found.record) if found.HasField("record") else None
+        owner = owners.get(decode_record(record.payload).id.prefix) if record and owners else None
+        resolutions.append(
+            Resolution(_STATE_IN[found.state], record, owner, tuple(Address.parse(each) for each in found.referral))
+        )
+    return resolutions
+
+
+def resolution_to_message(resolution: Resolution) -> registry_pb2.Resolution:
+    """Without the organization, which stands beside the resolutions, each once."""
+    return registry_pb2.Resolution(
+        state=_STATE_OUT[resolution.state],
+        record=envelope_to_message(resolution.record) if resolution.record else None,
+        referral=[str(address) for address in resolution.referral],
+    )
+
+
+def outcome_from_message(message: registry_pb2.PublishOutcome) -> PublishOutcome:
+    # A code of a later version of the agreement: nothing is lost by sending the envelope again.
+    code = _OUTCOME_IN.get(message.code, OutcomeCode.TRY_AGAIN)
+    return PublishOutcome(message.digest, code, message.message)
+
+
+def outcome_to_message(outcome: PublishOutcome) -> registry_pb2.PublishOutcome:
+    return registry_pb2.PublishOutcome(digest=outcome.digest, code=_OUTCOME_OUT[outcome.code], message=outcome.message)
+
+
+def change_from_message(message: registry_pb2.Change) -> Change:
+    return Change(message.position, envelope_from_message(message.envelope))

@@ -1,5 +1,1 @@
 """The consumer's side: resolve identifiers, fetch data, all verified. What the commands and the Python SDK share."""
-
-from hanse.client.client import Client
-
-__all__ = ["Client"]

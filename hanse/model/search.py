@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from hanse.model.envelope import Envelope
 from hanse.model.identifier import Prefix
 from hanse.model.record import AccessMode
 
@@ -20,3 +21,12 @@ class Query:
     issued_until: int | None = None
     page_size: int = 20
     page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a registry answers, best first, not verified. ``total`` counts at most limits.SEARCH_COUNT matches."""
+
+    records: tuple[Envelope, ...]
+    next_page_token: str
+    total: int

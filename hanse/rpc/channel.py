@@ -30,6 +30,7 @@ def dial(
     key: bytes | None = None,
     chain: bytes | None = None,
     max_message: int = limits.MESSAGE_BYTES + limits.KIB,
+    options: tuple[tuple[str, str | int], ...] = (),
 ) -> grpc.Channel:
     """A channel over TLS 1.3 that trusts ``roots`` only and demands ``server_name``; mutual with key and chain (all PEM).
 
@@ -38,6 +39,7 @@ def dial(
     credentials = grpc.ssl_channel_credentials(roots, key, chain)
     options = (
         *_OPTIONS,
+        *options,
         ("grpc.ssl_target_name_override", server_name),
         ("grpc.max_receive_message_length", max_message),
         ("grpc.max_send_message_length", max_message),

@@ -1,0 +1,207 @@
+"""The registry as a member sees it: channels, the pass, retries, the next address when one does not answer.
+
+What it is not: a judge. What comes back are claims; hanse.client.resolve has them verified.
+
+    with League(identity) as league:
+        league.resolve([identifier])
+"""
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from hanse import limits, wire
+from hanse.client.identity import Identity
+from hanse.errors import HanseError, InvalidInput, Unreachable, WrongContent
+from hanse.model.address import Address
+from hanse.model.envelope import Envelope, PayloadType
+from hanse.model.identifier import Identifier, Prefix
+from hanse.model.organization import Renewal
+from hanse.model.publishing import PublishOutcome
+from hanse.model.resolution import Change, Resolution
+from hanse.model.search import Query, SearchResult
+from hanse.rpc import status, tls
+from hanse.rpc.channel import dial
+from hanse.signing import sign
+from hanse.v1 import registry_pb2
+from hanse.v1.registry_pb2_grpc import RegistryStub
+
+T = TypeVar("T")
+PASS_METADATA = "hanse-pass-bin"  # noqa: S105 - a name
+_RETRIES = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": "hanse.v1.Registry", "method": method}
+                    for method in ("GetMembership", "GetOrganization", "Resolve", "Search", "Renew")
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.05s",
+                    "maxBackoff": "0.5s",
+                    "backoffMultiplier": 3,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+_NAME = "the registry"
+
+
+class League:
+    """Safe to share between threads. Every method raises hanse.errors only; Unreachable is worth trying again."""
+
+    def __init__(self, identity: Identity, clock: Callable[[], float] = time.time) -> None:
+        self._identity = identity
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._addresses = list(identity.registries)
+        self._channels: dict[Address, grpc.Channel] = {}
+        self._pass: tuple[int, bytes] | None = None
+
+    def get_membership(self, known_sha256: bytes = b"") -> tuple[Envelope, bytes]:
+        """The signed head, and the list of members: empty if it is the one that the caller has."""
+        request = registry_pb2.GetMembershipRequest(known_members_sha256=known_sha256)
+        response = self._call(lambda stub, with_pass: stub.GetMembership(request, **with_pass))
+        with _claims():
+            return wire.envelope_from_message(response.head), response.members
+
+    def get_organization(self, prefix: Prefix, after_version: int = 0) -> list[Envelope]:
+        """An organization's records after that version, oldest first."""
+        request = registry_pb2.GetOrganizationRequest(prefix=str(prefix), after_version=after_version)
+        response = self._call(lambda stub, with_pass: stub.GetOrganization(request, **with_pass))
+        with _claims():
+            return [wire.envelope_from_message(each) for each in response.organizations]
+
+    def resolve(self, ids: Sequence[Identifier], with_organization: bool = False) -> list[Resolution]:
+        """One for each identifier, in that order; at most limits.BATCH."""
+        request = registry_pb2.ResolveRequest(ids=[str(each) for each in ids], with_organization=with_organization)
+        response = self._call(lambda stub, with_pass: stub.Resolve(request, **with_pass))
+        with _claims():
+            resolutions = wire.resolutions_from_message(response)
+        if len(resolutions) != len(ids):
+            raise WrongContent("the registry answered another number of identifiers than it was asked for")
+        return resolutions
+
+    def search(self, query: Query) -> SearchResult:
+        request = wire.query_to_message(query)
+        response = self._call(lambda stub, with_pass: stub.Search(request, **with_pass))
+        with _claims():
+            return wire.search_result_from_message(response)
+
+    def renew(self, csr: bytes) -> bytes:
+        """A fresh member's certificate (DER) for a PKCS #10 request (DER) with this home's TLS key."""
+        now = int(self._clock())
+        wanted = Renewal(self._identity.prefix, self._identity.authority.fingerprint, now, csr)
+        envelope = sign(PayloadType.RENEWAL, wire.encode_renewal(wanted), *self._identity.registry_keys)
+        request = registry_pb2.RenewRequest(renewal=wire.envelope_to_message(envelope))
+        return self._call(lambda stub, with_pass: stub.Renew(request, **with_pass)).certificate
+
+    def publish(self, envelopes: Iterable[Envelope]) -> Iterator[PublishOutcome]:
+        """The outcomes in the order of the envelopes, each when it is durable. Ends early by raising."""
+        requests = (
+            registry_pb2.PublishRequest(envelopes=[wire.envelope_to_message(each) for each in batch])
+            for batch in _batches(envelopes)
+        )
+        for response in self._stream(lambda stub, with_pass: stub.Publish(requests, **with_pass)):
+            with _claims():
+                yield from [wire.outcome_from_message(each) for each in response.outcomes]
+
+    def watch(self, after: int = 0) -> Iterator[Change]:
+        """Every change after a position, in order; stays open until it raises Unreachable or the caller closes it."""
+        request = registry_pb2.WatchRequest(after=after)
+        for response in self._stream(lambda stub, with_pass: stub.Watch(request, **with_pass)):
+            with _claims():
+                yield from [wire.change_from_message(each) for each in response.changes]
+
+    def learn(self, registries: Iterable[Address]) -> None:
+        """Further addresses of the registry, to be tried after those that are known."""
+        with self._lock:
+            self._addresses += [each for each in registries if each not in self._addresses]
+
+    def close(self) -> None:
+        with self._lock:
+            for channel in self._channels.values():
+                channel.close()
+            self._channels.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _call(self, call: Callable[[RegistryStub, dict[str, Any]], T]) -> T:
+        failure: HanseError = Unreachable("this home knows no address of a registry: join again")
+        for address in tuple(self._addresses):
+            try:
+                return call(self._stub(address), self._arguments(limits.CALL_TIMEOUT))
+            except grpc.RpcError as error:
+                failure = self._failed(error, address)
+                if not isinstance(failure, Unreachable):
+                    break
+        raise failure
+
+    def _stream(self, call: Callable[[RegistryStub, dict[str, Any]], Iterable[T]]) -> Iterator[T]:
+        address = self._addresses[0]
+        stream = call(self._stub(address), self._arguments(limits.STREAM_TIMEOUT))
+        try:
+            yield from stream
+        except grpc.RpcError as error:
+            raise self._failed(error, address) from None
+        finally:
+            if isinstance(stream, grpc.Call):
+                stream.cancel()
+
+    def _failed(self, error: grpc.RpcError, address: Address) -> HanseError:
+        failure = status.from_rpc(error, f"{_NAME} at {address}")
+        if isinstance(failure, Unreachable):
+            with self._lock:  # the next call begins with another address
+                if len(self._addresses) > 1 and self._addresses[0] == address:
+                    self._addresses.append(self._addresses.pop(0))
+        return failure
+
+    def _stub(self, address: Address) -> RegistryStub:
+        with self._lock:
+            channel = self._channels.get(address)
+            if channel is None:
+                authority = self._identity.authority
+                channel = self._channels[address] = dial(
+                    address,
+                    roots=tls.to_pem(authority.ca_certificate),
+                    server_name=tls.registry_name(authority.root),
+                    max_message=limits.REGISTRY_MESSAGE_BYTES,
+                    options=(("grpc.service_config", _RETRIES),),
+                )
+        return RegistryStub(channel)
+
+    def _arguments(self, timeout: float) -> dict[str, Any]:
+        now = int(self._clock())
+        with self._lock:
+            if self._pass is None or not self._pass[0] <= now < self._pass[0] + limits.PASS_LIFE // 2:
+                self._pass = (now, wire.encode_envelope(self._identity.sign_pass(now)))
+            return {"timeout": timeout, "metadata": ((PASS_METADATA, self._pass[1]),)}
+
+
+class _claims:  # noqa: N801 - reads as a statement
+    """What does not parse is the registry's fault, not the caller's."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, InvalidInput):
+            raise WrongContent(f"the registry's answer does not parse: {error}") from None
+
+
+def _batches(envelopes: Iterable[Envelope]) -> Iterator[list[Envelope]]:
+    remaining = iter(envelopes)
+    while batch := list(itertools.islice(remaining, limits.BATCH)):
+        yield batch

@@ -1,0 +1,307 @@
+"""An owner's node, dialled: whoever answers must hold the key of the certificate in the owner's own record.
+
+What it is not: a judge of contents. What comes back are claims, in bounded messages; hanse.client.content and
+hanse.client.transfer verify them. One Peer is one connection: several streams want several peers.
+
+    with Peer(identity, prefix, resolver.organization) as north:
+        described = north.describe(identifier)
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from hanse import limits, wire
+from hanse.client.identity import Identity
+from hanse.errors import (
+    HanseError,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    TimedOut,
+    Unreachable,
+    VerificationFailed,
+    WrongContent,
+)
+from hanse.model.envelope import Envelope
+from hanse.model.identifier import Identifier, Prefix
+from hanse.rpc import status, tls
+from hanse.rpc.channel import dial
+from hanse.trust import VerifiedOrganization
+from hanse.v1 import node_pb2
+
+T = TypeVar("T")
+Buffer = bytes | memoryview
+
+
+class FindOrganization(Protocol):
+    """Resolver.organization: the pinned record, or with ``fresh`` what the registry has now."""
+
+    def __call__(self, prefix: Prefix, *, fresh: bool = False) -> VerifiedOrganization: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """``elements`` whole ones from ``element`` on; or with 0, ``chunks`` of that one from ``first_chunk`` on."""
+
+    element: int
+    elements: int = 0
+    first_chunk: int = 0
+    chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a node says of a version, not verified; ``pages`` come as they are read."""
+
+    record: Envelope
+    manifest: Envelope
+    salt: bytes
+    pages: Iterator[bytes]
+
+
+class Peer:
+    """Raises hanse.errors only. When nobody answers, or somebody else, the owner's record is looked up once more."""
+
+    def __init__(self, identity: Identity, prefix: Prefix, find: FindOrganization) -> None:
+        self.prefix = prefix
+        self._identity = identity
+        self._find = find
+        self._version = 0
+        self._channels: list[tuple[str, grpc.Channel]] = []
+        self._watch = _StallWatch()
+
+    def describe(
+        self, identifier: Identifier, version: int = 0, first_page: int = 0, no_pages: bool = False
+    ) -> Described:
+        """Version 0 is the newest. The pages are a stream: read them at once or close the peer."""
+        request = node_pb2.DescribeRequest(
+            id=str(identifier), version=version, first_page=first_page, no_pages=no_pages
+        )
+        stream = self._stream("Describe", request, node_pb2.DescribeResponse.FromString, limits.STREAM_TIMEOUT)
+        head = next(stream, None)
+        if head is None or not head.HasField("record") or not head.HasField("manifest"):
+            raise WrongContent(f"the node of {self.prefix} described {identifier} without a record and a manifest")
+        try:
+            record, manifest = wire.envelope_from_message(head.record), wire.envelope_from_message(head.manifest)
+        except InvalidInput as error:
+            raise WrongContent(f"the node of {self.prefix} sent what does not parse: {error}") from None
+        return Described(record, manifest, head.salt, (response.page for response in stream))
+
+    def hashes(self, identifier: Identifier, version: int, element: int, count: int) -> bytes:
+        """The leaf hashes of an element's chunks, exactly ``count`` of them. Raises WrongContent."""
+        request = node_pb2.HashesRequest(id=str(identifier), version=version, element=element)
+        found = bytearray()
+        for response in self._stream("Hashes", request, node_pb2.HashesResponse.FromString, limits.STREAM_TIMEOUT):
+            found += response.hashes
+            if len(found) > 32 * count:
+                break
+        if len(found) != 32 * count:
+            raise WrongContent(f"the node of {self.prefix} sent another number of chunk hashes than the manifest names")
+        return bytes(found)
+
+    def fetch(self, identifier: Identifier, version: int, spans: Sequence[Span]) -> Iterator[Buffer]:
+        """The chunks of the spans, concatenated and cut anywhere. Closing the iterator ends the stream."""
+        request = node_pb2.FetchRequest(
+            id=str(identifier),
+            version=version,
+            spans=[
+                node_pb2.Span(
+                    element=each.element, elements=each.elements, first_chunk=each.first_chunk, chunks=each.chunks
+                )
+                for each in spans
+            ],
+        )
+        return self._stream("Fetch", request, data_of_response, limits.STREAM_TIMEOUT)
+
+    def close(self) -> None:
+        for _, channel in self._channels:
+            channel.close()
+        self._channels.clear()
+        self._watch.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stream(self, method: str, request: Any, parse: Callable[[bytes], T], timeout: float) -> Iterator[T]:
+        """The messages of one call. Tries each address, then each address of a newer record of the owner."""
+        self._dial(self._find(self.prefix))
+        tried = self._version
+        try:
+            stream = self._first(method, request, parse, timeout)
+        except (Unreachable, VerificationFailed) as failure:
+            if isinstance(failure, Overloaded | TimedOut | WrongContent):
+                raise
+            with contextlib.suppress(Unreachable, NotFound):
+                self._dial(self._find(self.prefix, fresh=True))
+            if self._version == tried:
+                raise
+            stream = self._first(method, request, parse, timeout)
+        return stream
+
+    def _dial(self, owner: VerifiedOrganization) -> None:
+        """Channels to each node of the organization's record; to new ones when the record is a newer one."""
+        if owner.record.version == self._version and self._channels:
+            return
+        for _, channel in self._channels:
+            channel.close()
+        self._version = owner.record.version
+        self._channels = []
+        for node in owner.record.nodes:
+            if node.address is None:
+                continue
+            try:
+                roots = tls.to_pem(node.tls_certificate)
+            except ValueError:
+                raise WrongContent(f"the record of {self.prefix} names a certificate that is none") from None
+            channel = dial(
+                node.address,
+                roots=roots,
+                server_name=self.prefix.server_name,
+                key=self._identity.tls_key,
+                chain=self._identity.member_certificate,
+            )
+            self._channels.append((str(node.address), channel))
+        if not self._channels:
+            raise NotFound(f"{self.prefix} runs no node that can be asked: its record names no address")
+
+    def _first(self, method: str, request: Any, parse: Callable[[bytes], T], timeout: float) -> Iterator[T]:
+        """The stream from the first address that answers; its first message has come."""
+        failure: HanseError | None = None
+        for address, channel in self._channels:
+            call = channel.unary_stream(
+                f"/hanse.v1.Node/{method}",
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=parse,
+            )(request, timeout=timeout)
+            stream = self._messages(call, address)
+            try:
+                first = next(stream)
+            except StopIteration:
+                return iter(())
+            except (Unreachable, VerificationFailed) as error:
+                # Somebody else at one address outweighs nobody at the next.
+                failure = failure if isinstance(failure, VerificationFailed) else error
+                continue
+            return _prepend(first, stream)
+        assert failure is not None  # noqa: S101 - there is at least one channel
+        raise failure
+
+    def _messages(self, call: Any, address: str) -> Iterator[Any]:
+        whom = f"the node of {self.prefix} at {address}"
+        watched = self._watch.add(call)
+        try:
+            while True:
+                with watched:
+                    message = next(call, None)
+                if message is None:
+                    return
+                yield message
+        except grpc.RpcError as error:
+            if watched.stalled:
+                raise TimedOut(f"{whom} sent nothing for {limits.STREAM_STALL} s") from None
+            raise _failure(error, whom, self.prefix) from None
+        finally:
+            call.cancel()
+            self._watch.remove(watched)
+
+
+def _prepend(first: T, rest: Iterator[T]) -> Iterator[T]:
+    yield first
+    yield from rest
+
+
+def _failure(error: grpc.RpcError, whom: str, prefix: Prefix) -> HanseError:
+    told = error.code() if isinstance(error, grpc.Call) else None
+    text = (error.details() or "") if isinstance(error, grpc.Call) else ""
+    if told == grpc.StatusCode.UNAVAILABLE and (
+        "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification Check failed" in text
+    ):
+        return VerificationFailed(
+            f"whoever answers as {whom} does not have the key that {prefix} names in its own signed record: "
+            f"it is not the node of {prefix}, or {prefix} has yet to publish its new key"
+        )
+    if told == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
+        return WrongContent(f"{whom} sent a message larger than the agreement allows")
+    if told == grpc.StatusCode.INTERNAL and "deserializing" in text:
+        return WrongContent(f"{whom} sent a message that does not parse")
+    return status.from_rpc(error, whom)
+
+
+def data_of_response(message: bytes) -> Buffer:
+    """FetchResponse.data without a copy, where the message has the one shape that every sender makes."""
+    if len(message) > 2 and message[0] == 0x0A:  # field 1, length-delimited
+        length, shift, start = 0, 0, 1
+        for start in range(1, min(6, len(message))):
+            length |= (message[start] & 0x7F) << shift
+            shift += 7
+            if message[start] < 0x80:
+                break
+        if start + 1 + length == len(message):
+            return memoryview(message)[start + 1 :]
+    try:
+        return node_pb2.FetchResponse.FromString(message).data
+    except DecodeError:
+        raise ValueError("not a FetchResponse") from None
+
+
+class _Watched:
+    """One call; inside ``with`` it waits for the other side."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.since: float | None = None
+        self.stalled = False
+
+    def __enter__(self) -> None:
+        self.since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.since = None
+
+
+class _StallWatch:
+    """Ends calls that have waited for limits.STREAM_STALL: gRPC has deadlines for calls, none for messages."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: set[_Watched] = set()
+        self._closed = threading.Event()
+        self._running = False
+
+    def add(self, call: Any) -> _Watched:
+        watched = _Watched(call)
+        with self._lock:
+            self._calls.add(watched)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="hanse-stall-watch", daemon=True).start()
+        return watched
+
+    def remove(self, watched: _Watched) -> None:
+        with self._lock:
+            self._calls.discard(watched)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _run(self) -> None:
+        while not self._closed.wait(1.0):
+            now = time.monotonic()
+            with self._lock:
+                if not self._calls:
+                    self._running = False
+                    return
+                late = [each for each in self._calls if each.since and now - each.since > limits.STREAM_STALL]
+            for watched in late:
+                watched.stalled = True
+                watched.call.cancel()

@@ -1,0 +1,1 @@
+"""What the consumer's side keeps: SQL lives here."""

@@ -1,0 +1,232 @@
+"""What this home has seen of others: pins of organizations, the newest records, the membership. N/known.db.
+
+It is the cache and the protection against rollback in one: what is kept never gets older. Several processes
+use it at once (the daemon, commands). It keeps envelopes; whoever reads them verifies them again.
+
+    known = Known.open(home / "known.db")
+    known.keep_organization(verified)
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
+
+from hanse import trust, wire
+from hanse.errors import HanseError, HomeUnusable, NoSpace, StorageFailed
+from hanse.model.envelope import Envelope
+from hanse.model.identifier import Identifier, Prefix
+from hanse.model.keys import KeyId
+from hanse.trust import Seen, VerifiedOrganization, VerifiedRecord
+
+FILE = "known.db"
+
+_MIGRATIONS = (
+    """
+    CREATE TABLE organization (prefix TEXT PRIMARY KEY, version INTEGER NOT NULL, envelope BLOB NOT NULL) STRICT;
+    CREATE TABLE told_key (prefix TEXT PRIMARY KEY, key_id TEXT NOT NULL) STRICT;
+    CREATE TABLE record (
+        key TEXT PRIMARY KEY, prefix TEXT NOT NULL, version INTEGER NOT NULL, digest BLOB NOT NULL,
+        envelope BLOB NOT NULL, origin TEXT NOT NULL, checked_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX record_prefix ON record (prefix);
+    CREATE TABLE membership (
+        one INTEGER PRIMARY KEY CHECK (one = 1), head BLOB NOT NULL, members BLOB NOT NULL, checked_at INTEGER NOT NULL
+    ) STRICT;
+    """,
+)
+_ANY_TIME = 1 << 40  # a pin was checked against the clock when it was made
+
+
+class Origin(StrEnum):
+    """Who gave a record: the registry must never know less than it did; an owner's node may know more than it."""
+
+    REGISTRY = "registry"
+    OWNER = "owner"
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """The newest record seen of an object, not verified since; ``checked_at`` in Unix seconds."""
+
+    envelope: Envelope
+    seen: Seen
+    origin: Origin
+    checked_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMembership:
+    """The membership as it came, not verified since; ``checked_at`` in Unix seconds."""
+
+    head: Envelope
+    members: bytes
+    checked_at: int
+
+
+class Known:
+    """Safe to share between threads. Raises StorageFailed, NoSpace, HomeUnusable."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> "Known":
+        with _storage(path):
+            connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            try:
+                path.chmod(0o600)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                _migrate(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(connection, path)
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def organization(self, prefix: Prefix) -> VerifiedOrganization | None:
+        """The pin of an organization; its own signature is checked again."""
+        with self._transaction() as db:
+            row = db.execute("SELECT envelope FROM organization WHERE prefix = ?", (str(prefix),)).fetchone()
+        if row is None:
+            return None
+        with self._readable():
+            pinned = trust.organization(wire.decode_envelope(row[0]), pinned=None, now=_ANY_TIME)
+        return pinned if pinned.record.prefix == prefix else None
+
+    def keep_organization(self, verified: VerifiedOrganization) -> None:
+        """Pins it, unless a newer version is pinned already."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO organization VALUES (?, ?, ?) ON CONFLICT (prefix) DO UPDATE "
+                "SET version = excluded.version, envelope = excluded.envelope WHERE excluded.version > version",
+                (str(verified.record.prefix), verified.record.version, wire.encode_envelope(verified.envelope)),
+            )
+
+    def told_key(self, prefix: Prefix) -> KeyId | None:
+        with self._transaction() as db:
+            row = db.execute("SELECT key_id FROM told_key WHERE prefix = ?", (str(prefix),)).fetchone()
+        return KeyId(row[0]) if row else None
+
+    def tell_key(self, prefix: Prefix, key_id: KeyId) -> None:
+        """Pins a key that was confirmed outside the network; a pin that lacks it is dropped with all it vouched for."""
+        pinned = self.organization(prefix)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO told_key VALUES (?, ?) ON CONFLICT (prefix) DO UPDATE SET key_id = excluded.key_id",
+                (str(prefix), str(key_id)),
+            )
+            if pinned is not None and pinned.record.key(key_id) is None:
+                db.execute("DELETE FROM organization WHERE prefix = ?", (str(prefix),))
+                db.execute("DELETE FROM record WHERE prefix = ?", (str(prefix),))
+
+    def record(self, identifier: Identifier) -> Cached | None:
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT envelope, version, digest, origin, checked_at FROM record WHERE key = ?", (identifier.key,)
+            ).fetchone()
+        if row is None:
+            return None
+        with self._readable():
+            return Cached(wire.decode_envelope(row[0]), Seen(row[1], row[2]), Origin(row[3]), row[4])
+
+    def keep_record(self, verified: VerifiedRecord, checked_at: int, origin: Origin = Origin.REGISTRY) -> None:
+        self.keep_records([verified], checked_at, origin)
+
+    def keep_records(
+        self, verified: Iterable[VerifiedRecord], checked_at: int, origin: Origin = Origin.REGISTRY
+    ) -> None:
+        """Keeps each, unless a newer version is kept already. What the registry had stays marked so."""
+        rows = [
+            (
+                each.record.id.key, str(each.record.id.prefix), each.record.version, each.digest,
+                wire.encode_envelope(each.envelope), origin.value, checked_at,
+            )
+            for each in verified
+        ]  # fmt: skip
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO record (key, prefix, version, digest, envelope, origin, checked_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET version = excluded.version, "
+                "digest = excluded.digest, envelope = excluded.envelope, checked_at = excluded.checked_at, "
+                "origin = CASE WHEN excluded.version > version OR excluded.origin = 'registry' "
+                "THEN excluded.origin ELSE origin END WHERE excluded.version > version "
+                "OR (excluded.version = version AND excluded.digest = digest)",
+                rows,
+            )
+
+    def membership(self) -> KeptMembership | None:
+        with self._transaction() as db:
+            row = db.execute("SELECT head, members, checked_at FROM membership").fetchone()
+        if row is None:
+            return None
+        with self._readable():
+            return KeptMembership(wire.decode_envelope(row[0]), row[1], row[2])
+
+    def keep_membership(self, head: Envelope, members: bytes, checked_at: int) -> None:
+        """The caller has verified that it is no older than what is kept."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO membership VALUES (1, ?, ?, ?)",
+                (wire.encode_envelope(head), members, checked_at),
+            )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _storage(self._path):
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (HanseError, ValueError):
+            raise StorageFailed(
+                f"{self._path} is damaged: restore it from your backup. Without it, what was seen of others before "
+                "is forgotten, and their keys are trusted on first use again"
+            ) from None
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(_MIGRATIONS):
+            raise HomeUnusable(f"{path} was written by a newer version of this program: upgrade it")
+        for migration in _MIGRATIONS[version:]:
+            for statement in filter(str.strip, migration.split(";")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "full" in text:
+            raise NoSpace(f"no space left on the disk of {path}: free some, then run it again") from error
+        if "readonly" in text or "unable to open" in text:
+            raise HomeUnusable(f"{path} cannot be written: check its owner and mode") from error
+        raise StorageFailed(f"{path} failed: {text}") from error
