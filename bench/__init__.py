@@ -1,0 +1,1 @@
+"""Hanse against what a user would otherwise pick, side by side in one run: ``python -m bench --short``."""
