@@ -13,6 +13,7 @@ PREFIX_BYTES: Final = 200  # leaves room for a suffix, and for a DNS name made f
 LABEL_BYTES: Final = 63  # a label of a prefix is a label of a DNS name
 ELEMENT_NAME_BYTES: Final = 4096  # PATH_MAX
 ELEMENT_PART_BYTES: Final = 255  # NAME_MAX of every common file system
+FOLDER_DEPTH: Final = 128  # folders in folders: each is an open descriptor while its contents are wrapped
 
 # Messages.
 ENVELOPE_BYTES: Final = 64 * KIB  # a record or an organization record, whole: metadata, not data
@@ -29,6 +30,7 @@ SEARCH_COUNT: Final = 10_000  # matches counted: more tells nobody anything
 CHUNK_BYTES: Final = 1 * MIB  # what is verified at once; SPEC.md section 8.3
 MIN_CHUNK_BYTES: Final = 16 * KIB
 MAX_CHUNK_BYTES: Final = 4 * MIB - 64 * KIB  # a chunk fits one message
+ELEMENT_CHUNKS: Final = 1 << 24  # of one element: 16 TiB in chunks of 1 MiB, and 512 MiB of hashes
 SPANS: Final = 4096  # in one fetch request: a request is small
 STREAM_BUFFER_BYTES: Final = 64 * MIB  # for all streams of a node together; shared out among them
 STREAM_MESSAGE_BYTES: Final = 1 * MIB
