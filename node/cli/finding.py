@@ -1,0 +1,195 @@
+"""Finding what others publish: resolve, search."""
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from node.cli.frame import Session, command
+from node.cli.output import document, documents, facts, line, note, number, safe, size, span, table, when
+
+if TYPE_CHECKING:
+    from hanse.client.resolve import Resolved
+    from hanse.model.record import ObjectRecord
+
+
+@command()
+@click.argument("id")
+def resolve(session: Session, id: str) -> None:
+    """The record of the object ID, verified: what it is, by whom it is signed, how old the answer is.
+
+    \b
+    With --json: id, version, status, type, title, description, creators, publisher, publication_year, subjects,
+    language, license, relations, attributes, elements, bytes, media_types, access, operations, issued_at,
+    signed_by {prefix, key_id, confirmed}, checked_at, from_cache, registry_down, reason.
+    """
+    from hanse.model.identifier import Identifier
+    from node.cli.home import client_of
+
+    with client_of(session) as client:
+        resolved = client.resolve(Identifier.parse(id))
+        told = client.told_key(resolved.record.record.id.prefix)
+    confirmed = told is not None
+    if session.json:
+        document(
+            record_fields(resolved.record.record)
+            | {
+                "signed_by": {
+                    "prefix": resolved.owner.record.prefix,
+                    "key_id": resolved.record.signed_by,
+                    "confirmed": confirmed,
+                },
+                "checked_at": resolved.checked_at,
+                "from_cache": resolved.from_cache,
+                "registry_down": resolved.registry_down,
+            }
+        )
+        return
+    show_record(resolved.record.record)
+    line()
+    facts(_proof(resolved, confirmed), indent="  ")
+
+
+def _proof(resolved: "Resolved", confirmed: bool) -> list[tuple[str, object]]:
+    owner, now = resolved.owner.record, int(time.time())
+    first = owner.keys[-1].valid_from
+    key = f"{resolved.record.signed_by}"
+    if resolved.record.signed_by != owner.current_key.key_id:
+        key += " (a previous key, current when this was signed)"
+    pinned = "confirmed by you with `hanse trust`" if confirmed else "trusted since it was first seen here"
+    age = max(0, now - resolved.checked_at)
+    if resolved.registry_down:
+        source = f"from the cache, {span(age)} old: the registry does not answer"
+    elif resolved.from_cache:
+        source = f"from the cache, checked {span(age)} ago"
+    else:
+        source = "from the registry, just now"
+    return [
+        ("signed by", f"{owner.prefix}, {owner.display_name}" if owner.display_name else str(owner.prefix)),
+        ("key id", key),
+        ("the key is", f"{pinned}; the organization joined {when(first, now)}"),
+        ("contact", owner.contact),
+        ("answer", source),
+    ]
+
+
+@command()
+@click.argument("text", default="")
+@click.option("--owner", metavar="PREFIX", help="Only what this organization owns.")
+@click.option("--type", "type", default="", metavar="T", help="Only objects of this type.")
+@click.option("--subject", default="", metavar="S", help="Only with this keyword.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N")
+def search(session: Session, text: str, owner: str | None, type: str, subject: str, limit: int) -> None:
+    """Published objects that TEXT describes, best first. Every record is verified before it is shown.
+
+    \b
+    With --json, one a line: the fields of `hanse resolve`, without those of the answer.
+    """
+    from hanse.model.identifier import Prefix
+    from node.cli.home import client_of
+
+    prefix = Prefix.parse(owner) if owner else None
+    with client_of(session) as client:
+        found = client.search(text, owner=prefix, type=type, subject=subject, limit=limit)
+    records = [each.record for each in found.records]
+    for problem in found.problems:
+        note(f"left out: {safe(problem)}")
+    if session.json:
+        documents(map(record_fields, records))
+        return
+    if not records:
+        line("Nothing found.")
+        return
+    table(
+        ("IDENTIFIER", "TYPE", "FILES", "SIZE", "ACCESS", "TITLE"),
+        [
+            (
+                each.id,
+                each.type,
+                "–" if each.summary.element_count is None else f"{each.summary.element_count:,}",
+                size(each.summary.total_bytes),
+                each.access.mode.value,
+                each.metadata.title,
+            )
+            for each in records
+        ],
+        right=(2, 3),
+    )
+    if found.total > len(records):
+        note(f"{number(len(records), 'object')} of {found.total:,}; --limit shows more.")
+
+
+def show_record(record: "ObjectRecord") -> None:
+    """A public record for people."""
+    described, summary = record.metadata, record.summary
+    line(click.style(safe(record.id), bold=True))
+    line()
+    facts(
+        [
+            ("status", "withdrawn" + (f": {record.reason}" if record.reason else ""))
+            if record.status == "withdrawn"
+            else ("", ""),
+            ("title", described.title),
+            ("about", described.description),
+            ("type", record.type),
+            ("creators", "; ".join(described.creators)),
+            ("publisher", described.publisher),
+            ("year", described.publication_year or ""),
+            ("subjects", ", ".join(described.subjects)),
+            ("language", described.language),
+            ("license", described.license),
+            ("relations", "\n".join(f"{each.type} {each.id}" for each in described.relations)),
+            ("attributes", described.attributes_json),
+            ("version", f"{record.version}, {when(record.issued_at)}"),
+            ("files", "" if summary.element_count is None else f"{summary.element_count:,}"),
+            ("size", "" if summary.total_bytes is None else size(summary.total_bytes)),
+            ("media types", ", ".join(summary.media_types)),
+            ("inside", "\n".join(f"{each.name}  {size(each.length)}" for each in summary.elements)),
+            ("access", _access(record)),
+            ("duties", "\n".join(record.access.duties)),
+        ],
+        indent="  ",
+    )
+
+
+def _access(record: "ObjectRecord") -> str:
+    told = {
+        "open": "open: any member may fetch it",
+        "on-request": "on request: its owner decides who may fetch it",
+        "compute-only": "compute only: the data does not leave its owner",
+    }[record.access.mode.value]
+    return told + (f" ({', '.join(record.access.purposes)})" if record.access.purposes else "")
+
+
+def record_fields(record: "ObjectRecord") -> dict[str, object]:
+    """The stable names of --json."""
+    import json
+
+    described, summary = record.metadata, record.summary
+    return {
+        "id": record.id,
+        "version": record.version,
+        "status": record.status,
+        "type": record.type,
+        "title": described.title,
+        "description": described.description,
+        "creators": described.creators,
+        "publisher": described.publisher,
+        "publication_year": described.publication_year or None,
+        "subjects": described.subjects,
+        "language": described.language,
+        "license": described.license,
+        "relations": [{"type": each.type, "id": each.id} for each in described.relations],
+        "attributes": json.loads(described.attributes_json) if described.attributes_json else {},
+        "elements": summary.element_count,
+        "bytes": summary.total_bytes,
+        "media_types": summary.media_types,
+        "listed": [{"name": each.name, "bytes": each.length} for each in summary.elements],
+        "access": record.access.mode,
+        "operations": record.operations,
+        "issued_at": record.issued_at,
+        "reason": record.reason,
+    }
+
+
+COMMANDS = (resolve, search)

@@ -1,0 +1,318 @@
+"""What this organization wraps: add, list, check, refresh, withdraw."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from node.cli.frame import Session, command
+from node.cli.output import document, documents, facts, line, note, number, safe, size, table
+
+if TYPE_CHECKING:
+    from hanse.model.record import Metadata
+    from node.catalog import Entry
+    from node.policy import Rule
+
+
+@command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--id", "suffix", metavar="SUFFIX", help="The identifier's second part; made up if not given.")
+@click.option("--title", default="", metavar="T", help="Public.")
+@click.option("--description", default="", metavar="D", help="Public.")
+@click.option(
+    "--type", "type", default="", metavar="T", help="What kind of object it is, in your field's words. Public."
+)
+@click.option("--subject", "subjects", multiple=True, metavar="S", help="A keyword; may be repeated. Public.")
+@click.option("--license", "license", default="", metavar="L", help="SPDX name, for example CC-BY-4.0. Public.")
+@click.option("--relation", "relations", multiple=True, metavar="TYPE=ID", help="DataCite relation; may be repeated.")
+@click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE.json", help="More DataCite fields. Public.")
+@click.option("--open", "everyone", is_flag=True, help="Any member of the league in good standing may fetch it.")
+@click.option("--allow", multiple=True, metavar="PREFIX[#KEYID]", help="Who may fetch it; may be repeated.")
+@click.option("--unlisted", is_flag=True, help="Publish nothing: it resolves at this node, for those allowed only.")
+@click.option("--list-elements", is_flag=True, help="Make the names and sizes of the files inside public.")
+def add(
+    session: Session,
+    path: Path,
+    suffix: str | None,
+    title: str,
+    description: str,
+    type: str,
+    subjects: tuple[str, ...],
+    license: str,
+    relations: tuple[str, ...],
+    metadata: Path | None,
+    everyone: bool,
+    allow: tuple[str, ...],
+    unlisted: bool,
+    list_elements: bool,
+) -> None:
+    """Wrap the file or folder PATH where it lies, as a digital object. No copy is made.
+
+    Only the metadata becomes public. With neither --open nor --allow nobody else may fetch it.
+    """
+    from hanse.model.record import Relation
+    from node.cli.home import catalog_of, daemon_runs
+    from node.cli.progress import counting
+    from node.policy import Rule
+
+    rule = Rule.parse(allow, open=everyone)
+    base = _metadata(metadata)
+    described = replace(
+        base,
+        title=title or base.title,
+        description=description or base.description,
+        license=license or base.license,
+        subjects=tuple(dict.fromkeys((*base.subjects, *subjects))),
+        relations=tuple(dict.fromkeys((*base.relations, *map(Relation.parse, relations)))),
+    )
+    session.after_interrupt = "Stopped: nothing was added."
+    with catalog_of(session) as catalog, counting("hashing") as progress:
+        added = catalog.add(
+            path,
+            suffix=suffix,
+            metadata=described,
+            type=type,
+            rule=rule,
+            unlisted=unlisted,
+            list_elements=list_elements,
+            progress=progress,
+        )
+        ways = _ways_in(session, rule)
+    running = daemon_runs(session)
+    if session.json:
+        document(
+            {
+                "id": added.id,
+                "version": added.version,
+                "elements": added.element_count,
+                "bytes": added.total_bytes,
+                "open": rule.open,
+                "allowed": [str(each) for each in rule.allowed],
+                "unlisted": unlisted,
+                "daemon_running": running,
+            }
+        )
+        return
+    line(click.style(safe(added.id), bold=True))
+    line()
+    facts(
+        [
+            ("wrapped", f"{safe(path)}: {number(added.element_count, 'file')}, {size(added.total_bytes)}"),
+            ("may fetch", "\n".join(ways)),
+            ("public", _public(unlisted, list_elements)),
+        ],
+        indent="  ",
+    )
+    for told in getattr(added, "notes", ()):
+        note(safe(told))
+    line()
+    if unlisted:
+        line("It is served while `hanse serve` runs; give its identifier to those whom you allowed.")
+    elif running:
+        line("The running node publishes it now; `hanse status` shows what waits.")
+    else:
+        line("It will be published when `hanse serve` runs.")
+
+
+def _metadata(path: Path | None) -> "Metadata":
+    """What the file says. Raises InvalidInput, NotFound, LimitExceeded."""
+    from hanse import limits
+    from hanse.errors import InvalidInput, LimitExceeded, NotFound
+    from hanse.files import storage_errors
+    from hanse.model.record import Metadata
+    from node.metadata import parse_metadata
+
+    if path is None:
+        return Metadata()
+    with storage_errors(str(path)):
+        try:
+            with path.open("rb") as file:
+                data = file.read(limits.ENVELOPE_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"{path} does not exist") from None
+        except IsADirectoryError:
+            raise InvalidInput(f"{path} is a folder: --metadata takes a JSON file") from None
+    if len(data) > limits.ENVELOPE_BYTES:
+        raise LimitExceeded(f"{path} has more than {limits.ENVELOPE_BYTES} bytes: metadata fits in that")
+    try:
+        return parse_metadata(data.decode())
+    except UnicodeDecodeError:
+        raise InvalidInput(f"{path} is not UTF-8 text") from None
+
+
+def _public(unlisted: bool, list_elements: bool) -> str:
+    if unlisted:
+        return "nothing: the object is unlisted"
+    described = "identifier, description, number of files, total size, media types"
+    if list_elements:
+        return f"{described}, and the name and size of each file, as you asked"
+    return f"{described}. Not: file names, contents, digests"
+
+
+def _ways_in(session: Session, rule: "Rule") -> list[str]:
+    """Who may fetch, a line each, with the key by which each is known here."""
+    from node.cli.home import known_of
+
+    if rule.open:
+        return ["every member of the league in good standing"]
+    if not rule.allowed:
+        return ["nobody but you: neither --open nor --allow was given"]
+    ways = []
+    with known_of(session) as known:
+        for each in rule.allowed:
+            seen = known.organization(each.prefix)
+            told = known.told_key(each.prefix)
+            if each.key_id is not None:
+                ways.append(f"{each.prefix}, only with key {each.key_id}")
+            elif told is not None:
+                ways.append(f"{each.prefix}, key {told}, confirmed by you")
+            elif seen is not None:
+                ways.append(f"{each.prefix}, known by key {seen.record.current_key.key_id}")
+            else:
+                ways.append(f"{each.prefix}, no key of it known yet: whoever the registry says it is")
+    return ways
+
+
+@command("list")
+def list_objects(session: Session) -> None:
+    """What this node has wrapped.
+
+    \b
+    With --json, one a line: id, version, title, type, elements, bytes, open, allowed, unlisted, status,
+    published, source, issued_at.
+    """
+    from node.cli.home import catalog_of
+
+    with catalog_of(session) as catalog:
+        entries = catalog.list()
+    if session.json:
+        documents(_entry(each) for each in entries)
+        return
+    if not entries:
+        line("Nothing yet: `hanse add PATH` wraps a file or a folder.")
+        return
+    table(
+        ("IDENTIFIER", "VERSION", "FILES", "SIZE", "WHO MAY FETCH", "STATE", "TITLE"),
+        [
+            (
+                each.id,
+                each.version,
+                f"{each.element_count:,}",
+                size(each.total_bytes),
+                _who(each.rule),
+                _state(each),
+                each.title,
+            )
+            for each in entries
+        ],
+        right=(1, 2, 3),
+    )
+
+
+def _entry(entry: "Entry") -> dict[str, object]:
+    return {
+        "id": entry.id,
+        "version": entry.version,
+        "title": entry.title,
+        "type": entry.type,
+        "elements": entry.element_count,
+        "bytes": entry.total_bytes,
+        "open": entry.rule.open,
+        "allowed": [str(each) for each in entry.rule.allowed],
+        "unlisted": entry.unlisted,
+        "status": "withdrawn" if entry.withdrawn else "active",
+        "published": entry.published,
+        "source": entry.source,
+        "issued_at": entry.issued_at,
+    }
+
+
+def _who(rule: "Rule") -> str:
+    if rule.open:
+        return "every member"
+    return ", ".join(str(each.prefix) for each in rule.allowed) or "nobody"
+
+
+def _state(entry: "Entry") -> str:
+    if entry.withdrawn:
+        return "withdrawn"
+    if entry.unlisted:
+        return "unlisted"
+    return "published" if entry.published else "waiting"
+
+
+@command()
+@click.option("--deep", is_flag=True, help="Read and hash every byte again.")
+@click.pass_context
+def check(context: click.Context, session: Session, deep: bool) -> None:
+    """Compare sources, manifests and the registry with what was promised, and name every difference.
+
+    Ends with 7 if there is one.
+
+    \b
+    With --json, one a line: id, version, what, element, remedy.
+    """
+    from node.cli.home import catalog_of
+    from node.cli.progress import counting
+
+    session.after_interrupt = "Stopped. Nothing was changed."
+    with catalog_of(session) as catalog, counting("checking") as progress:
+        drifts = list(catalog.check(deep, progress))
+    if session.json:
+        documents(drifts)
+    elif not drifts:
+        line(f"Everything is as promised{' (every byte was read)' if deep else ''}.")
+    else:
+        for each in drifts:
+            line(safe(each))
+        line()
+        line(f"{number(len(drifts), 'difference')}: `hanse refresh` makes new versions of what changed.")
+    if drifts:
+        context.exit(7)
+
+
+@command()
+@click.argument("suffix", required=False)
+def refresh(session: Session, suffix: str | None) -> None:
+    """Make a new version of what changed since it was wrapped: of all objects, or of SUFFIX.
+
+    \b
+    With --json, one a line: id, version, changed.
+    """
+    from node.cli.home import catalog_of, identity_of, own_suffix
+    from node.cli.progress import counting
+
+    chosen = own_suffix(identity_of(session).prefix, suffix) if suffix is not None else None
+    session.after_interrupt = "Stopped. The versions that were finished are kept; run it again for the rest."
+    with catalog_of(session) as catalog, counting("hashing") as progress:
+        refreshed = catalog.refresh(chosen, progress)
+    if session.json:
+        documents({"id": each.id, "version": each.version, "changed": each.changed} for each in refreshed)
+        return
+    for each in refreshed:
+        line(f"{safe(each.id)}: {f'version {each.version}' if each.changed else 'unchanged'}")
+    if not refreshed:
+        line("Nothing to refresh.")
+
+
+@command()
+@click.argument("suffix")
+@click.option("--reason", default="", metavar="T", help="Why; public, in the tombstone.")
+def withdraw(session: Session, suffix: str, reason: str) -> None:
+    """End the object SUFFIX for good: nobody gets it any more, and its identifier is never used again.
+
+    The data itself stays where it is.
+    """
+    from node.cli.home import catalog_of, identity_of, own_suffix
+
+    chosen = own_suffix(identity_of(session).prefix, suffix)
+    with catalog_of(session) as catalog:
+        withdrawn = catalog.withdraw(chosen, reason)
+    if session.json:
+        document({"id": withdrawn, "status": "withdrawn", "reason": reason})
+    else:
+        line(f"{safe(withdrawn)} is withdrawn. Its tombstone is published; the data stays where it is.")
+
+
+COMMANDS = (add, list_objects, check, refresh, withdraw)
