@@ -1,5 +1,6 @@
 """What the agreement says in words, held against the code that keeps it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_every_call_of_both_services_is_described() -> None:
         )
         for method in service.methods
     ]
-    headings = re.findall(r"^### (?:9|10)\.\d+ (.*)$", SPEC, re.MULTILINE)
+    headings = re.findall(r"^### (?:9|10)\.\d+\. (.*)$", SPEC, re.MULTILINE)
     assert [call for call in calls if not any(re.search(rf"\b{call}\b", heading) for heading in headings)] == []
 
 
@@ -106,3 +107,16 @@ def test_every_test_that_the_threats_name_exists() -> None:
 
 def test_the_changelog_tells_of_this_version() -> None:
     assert f"## {hanse.__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_the_bytes_in_the_text_are_those_of_the_vectors() -> None:
+    vectors = "".join(path.read_text() for path in (REPOSITORY / "tests" / "vectors").glob("*.json"))
+    shown = re.findall(r"\b[0-9a-f]{32,}\b|hanse-invite:1:[\w-]{20,}", SPEC)
+    assert len(shown) > 8
+    assert [each for each in shown if each not in vectors] == []
+
+
+def test_the_counts_of_examples_in_the_text_are_those_of_the_vectors() -> None:
+    identifiers = json.loads((REPOSITORY / "tests" / "vectors" / "identifiers.json").read_text())
+    counts = f"{len(identifiers['accepted'])} accepted and {len(identifiers['rejected'])} rejected"
+    assert counts in SPEC
