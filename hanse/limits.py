@@ -43,6 +43,7 @@ STREAM_TIMEOUT: Final = 24 * HOUR  # a long transfer; it is resumed after that
 STREAM_STALL: Final = 60  # without a byte: the other side is gone
 PASS_LIFE: Final = 600  # what a stolen pass is good for
 CERTIFICATE_LIFE: Final = 7 * DAY
+KEY_OVERLAP: Final = 1 * HOUR  # how long a previous identity key counts after a new one: what is being signed just then
 CERTIFICATE_BACKDATE: Final = 1 * HOUR  # so that a clock that is a little slow still accepts it
 INVITATION_LIFE: Final = 24 * HOUR
 RECORD_TIME_TO_LIVE: Final = 300

@@ -10,6 +10,7 @@ The bytes of a running stream are written every few seconds: a crash loses that 
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -121,13 +122,16 @@ class Audit:
         self._thread.join()
 
     def _write_all(self) -> None:
+        flushed_at = time.monotonic()
         while True:
             with self._lock:
                 if not (self._pending or self._ended or self._closed):
                     self._lock.wait(FLUSH_SECONDS)
                 pending, self._pending = self._pending, []
-                counted, self._ended = [*self._ended, *self._running], []
+                counted, self._ended = self._ended, []
                 closed = self._closed
+                if closed or time.monotonic() - flushed_at >= FLUSH_SECONDS:
+                    counted, flushed_at = [*counted, *self._running], time.monotonic()
             updates = [(ticket, ticket.served) for ticket in counted if ticket.served != ticket.written]
             error = self._write(pending, updates)
             for each in pending:

@@ -38,7 +38,6 @@ from hanse.rpc.status import from_rpc
 from hanse.signing import SigningKey, sign
 from hanse.v1 import registry_pb2, registry_pb2_grpc
 from node import config
-from node.catalog import Catalog
 from node.config import Config
 from node.storage.catalog import CatalogStorage
 
@@ -94,7 +93,7 @@ def join(
         )
         write_durably(home / MEMBER_CERTIFICATE, member_certificate, 0o644)
         settings.save(home / config.FILE)
-        _keep_organization(identity, organization, clock)
+        _keep_organization(home, organization, now)
         write_league(home, invitation.prefix, authority_bytes, invitation.registries)
         (home / UNFINISHED).unlink(missing_ok=True)
     return identity
@@ -235,9 +234,10 @@ def _spend(
     return answer.certificate
 
 
-def _keep_organization(identity: Identity, organization: Envelope, clock: Callable[[], float]) -> None:
-    storage = CatalogStorage.open(identity.home / "catalog.db")
+def _keep_organization(home: Home, organization: Envelope, now: int) -> None:
+    storage = CatalogStorage.open(home / "catalog.db")
     try:
-        Catalog(storage, identity, clock).put_organization(organization)
+        # The registry has it already: it came with the invitation.
+        storage.put_organization(organization, now, enqueued=False)
     finally:
         storage.close()

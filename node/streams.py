@@ -8,44 +8,32 @@ What it is not: a judge of who may read; ``Stream.end`` is how the judge stops o
 """
 
 import io
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from hanse import limits
-from hanse.errors import HanseError, Overloaded, SourceChanged, Unreachable
+from hanse.errors import HanseError, Overloaded, Unreachable
 from hanse.model.identifier import Prefix
+from node.sources.fingerprint import Fingerprint
+from node.sources.opening import OpenElement, Opener
 
 _DATA_FIELD = b"\x0a"  # FetchResponse.data: field 1, length-delimited
 _SLOW_SECONDS = 5.0
 _QUICK_SECONDS = 1.0
 
 
-class Opened(Protocol):
-    """An element's bytes, open for reading. Whoever opened it closes it, once."""
-
-    @property
-    def fd(self) -> int: ...
-
-    def changed(self) -> bool:
-        """Whether the source is no longer what it was when it was wrapped."""
-        ...
-
-    def close(self) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive bytes of one element, which ``open`` opens."""
+    """Consecutive bytes of one element; ``whole``: all of them."""
 
-    element: int
+    name: str
+    fingerprint: Fingerprint
     offset: int
     length: int
-    open: Callable[[], Opened]
+    whole: bool
 
 
 def _varint(value: int) -> bytes:
@@ -57,32 +45,24 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _read_into(fd: int, target: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(target):
-        got = os.preadv(fd, [target[done:]], offset + done)
-        if got == 0:
-            raise SourceChanged("")
-        done += got
-
-
 class _Reader:
     """Keeps the element open that was read last: its next bytes are usually asked for next."""
 
-    def __init__(self) -> None:
-        self._element = -1
-        self._opened: Opened | None = None
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._name: str | None = None
+        self._opened: OpenElement | None = None
 
     def read(self, piece: Piece, target: memoryview) -> None:
-        if self._opened is None or self._element != piece.element:
+        if piece.whole:
+            self._opener.read(piece.name, piece.fingerprint, target)
+            return
+        if self._opened is None or self._name != piece.name:
             self.close()
-            self._opened, self._element = piece.open(), piece.element
-            if self._opened.changed():
-                raise SourceChanged("")
-        _read_into(self._opened.fd, target, piece.offset)
-        # Not only at the end: bytes that were read before a change was noticed are never sent.
-        if self._opened.changed():
-            raise SourceChanged("")
+            self._opened, self._name = self._opener.open(piece.name, piece.fingerprint), piece.name
+        self._opened.read_into(target, piece.offset)
+        # After every read and not only at the end: what was read as a change happened is never sent.
+        self._opened.check()
 
     def close(self) -> None:
         if self._opened is not None:
@@ -90,12 +70,12 @@ class _Reader:
             self._opened = None
 
 
-def frames(pieces: Iterable[Piece], size: Callable[[], int]) -> Iterator[tuple[bytes, int]]:
+def frames(pieces: Iterable[Piece], opener: Opener, size: Callable[[], int]) -> Iterator[tuple[bytes, int]]:
     """Serialized FetchResponses, each with the number of data bytes in it. ``size`` is asked before each.
 
-    Raises SourceChanged, without a text, and what ``Piece.open`` raises.
+    Raises SourceChanged.
     """
-    reader = _Reader()
+    reader = _Reader(opener)
     try:
         for batch in _batches(pieces, size):
             length = sum(piece.length for piece in batch)
@@ -124,7 +104,7 @@ def _batches(pieces: Iterable[Piece], size: Callable[[], int]) -> Iterator[list[
         offset, left = piece.offset, piece.length
         while left:
             part = min(left, room)
-            batch.append(Piece(piece.element, offset, part, piece.open))
+            batch.append(piece if part == piece.length else replace(piece, offset=offset, length=part, whole=False))
             offset, left, room = offset + part, left - part, room - part
             if room == 0:
                 yield batch

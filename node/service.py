@@ -1,0 +1,334 @@
+"""The Node service: gives manifests and bytes to peers that the owner has authorized. SPEC.md section 10.
+
+Every call goes the same way: who is it, may it call so often, is it a member in good standing whose own record names
+its key, does the object's rule let it in; the answer is a durable row of the audit; only then are bytes sent.
+The rules it keeps: a method without a declared policy is not served; to whoever may not know of an object, it does not
+exist; no other exception than ours reaches a peer, and ours say nothing private.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2
+
+from hanse import limits, wire
+from hanse.errors import (
+    HanseError,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    NotPermitted,
+    SourceChanged,
+    Unreachable,
+    Withdrawn,
+)
+from hanse.model.identifier import Identifier, Prefix
+from hanse.rpc import server
+from hanse.rpc.status import abort
+from hanse.v1 import node_pb2
+from node import streams
+from node.audit import Audit, Decided, Ticket
+from node.members import Members
+from node.observe import Metrics
+from node.policy import Caller, decide
+from node.rates import Rates
+from node.sources.opening import Opener
+from node.storage.catalog import CatalogStorage, StoredVersion, WrappedObject
+from node.streams import Piece, Stream, Streams
+
+M = TypeVar("M", bound=Message)
+log = structlog.get_logger("hanse.node.service")
+
+
+class Who(StrEnum):
+    """LEAGUE: whoever shows a certificate of the league. MEMBER: see the module; then the object's rule decides."""
+
+    LEAGUE = "league"
+    MEMBER = "member"
+
+
+POLICY = {
+    "/hanse.v1.Node/Describe": Who.MEMBER,
+    "/hanse.v1.Node/Hashes": Who.MEMBER,
+    "/hanse.v1.Node/Fetch": Who.MEMBER,
+    "/grpc.health.v1.Health/Check": Who.LEAGUE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A decision in the caller's favour: what it may have, and where its bytes are counted."""
+
+    wrapped: WrappedObject
+    version: StoredVersion
+    ticket: Ticket
+    stream: Stream
+
+
+class NodeService(grpc.GenericRpcHandler):
+    """All the methods that a node answers. Generators: they run in the server's threads, a stream in each."""
+
+    def __init__(
+        self,
+        prefix: Prefix,
+        storage: CatalogStorage,
+        members: Members,
+        audit: Audit,
+        open_streams: Streams,
+        *,
+        rates: Rates | None = None,
+        metrics: Metrics | None = None,
+        contact: Callable[[], str] = str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._prefix, self._storage, self._members, self._audit = prefix, storage, members, audit
+        self._streams, self._rates = open_streams, rates or Rates()
+        self._metrics, self._contact, self._clock = metrics or Metrics(), contact, clock
+        self.serving = True
+        self._handlers = {
+            "/hanse.v1.Node/Describe": self._describe,
+            "/hanse.v1.Node/Hashes": self._hashes,
+            "/hanse.v1.Node/Fetch": self._fetch,
+        }
+        offered = {f"/hanse.v1.Node/{method.name}" for method in node_pb2.DESCRIPTOR.services_by_name["Node"].methods}
+        undeclared = (offered - set(POLICY)) | (offered ^ set(self._handlers))
+        if undeclared:
+            raise HanseError(f"methods without a declared policy or a handler: {', '.join(sorted(undeclared))}")
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Unknown methods, and those without a declared policy, are UNIMPLEMENTED."""
+        method = handler_call_details.method
+        if method not in POLICY:
+            return None
+        if method == "/grpc.health.v1.Health/Check":
+            return grpc.unary_unary_rpc_method_handler(self._health)
+        handler = self._handlers[method]
+        # Neither gRPC's deserializer, whose errors are not ours, nor its serializer, which would copy.
+        return grpc.unary_stream_rpc_method_handler(
+            lambda data, context: self._serve(method.rpartition("/")[2].lower(), handler, data, context)
+        )
+
+    def _serve(
+        self, operation: str, handler: Callable[[bytes, "_Call"], Iterator[bytes]], data: bytes, context: Any
+    ) -> Iterator[bytes]:
+        call = _Call(operation, context)
+        outcome: HanseError | None = None
+        try:
+            call.peer, call.key_digest = server.peer(context.auth_context())
+            yield from handler(data, call)
+        except HanseError as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the peer gets a reference and no more
+            reference = secrets.token_hex(4)
+            # A traceback names files and lines of the program; exception texts may name a peer's data, so none.
+            log.error(
+                "call.failed", operation=operation, reference=reference, kind=type(error).__name__, where=_where(error)
+            )
+            outcome = HanseError(f"internal error of the node of {self._prefix}, which its log has as {reference}")
+        finally:
+            if call.stream is not None:
+                self._streams.close(call.stream)
+            if call.ticket is not None:
+                self._audit.finish(call.ticket)
+            self._metrics.call(operation, "OK" if outcome is None else outcome.status)
+        if outcome is not None:
+            abort(context, outcome)
+
+    def _describe(self, data: bytes, call: "_Call") -> Iterator[bytes]:
+        request = _parse(node_pb2.DescribeRequest, data)
+        granted = self._decide(request.id, request.version, call)
+        version = granted.version
+        assert version.manifest is not None  # noqa: S101 - only a tombstone has none, and _decide refuses that
+        yield node_pb2.DescribeResponse(
+            record=wire.envelope_to_message(version.record),
+            manifest=wire.envelope_to_message(version.manifest),
+            salt=version.salt,
+        ).SerializeToString()
+        if request.no_pages:
+            return
+        for number in range(request.first_page, version.page_count):
+            page = self._storage.page(version, number)
+            if page is None:
+                raise SourceChanged(_replaced(granted))
+            yield self._counted(granted, node_pb2.DescribeResponse(page=page).SerializeToString(), len(page))
+
+    def _hashes(self, data: bytes, call: "_Call") -> Iterator[bytes]:
+        request = _parse(node_pb2.HashesRequest, data)
+        granted = self._decide(request.id, request.version, call)
+        if request.element >= granted.version.element_count:
+            raise InvalidInput(f"the object has {granted.version.element_count} elements")
+        if granted.version.version != granted.wrapped.current_version:
+            raise SourceChanged(_replaced(granted))
+        leaves = self._storage.leaves(granted.version, request.element)
+        for start in range(0, len(leaves), limits.STREAM_MESSAGE_BYTES):
+            part = leaves[start : start + limits.STREAM_MESSAGE_BYTES]
+            yield self._counted(granted, node_pb2.HashesResponse(hashes=part).SerializeToString(), len(part))
+
+    def _fetch(self, data: bytes, call: "_Call") -> Iterator[bytes]:
+        request = _parse(node_pb2.FetchRequest, data)
+        if len(request.spans) > limits.SPANS:
+            raise LimitExceeded(f"a request has at most {limits.SPANS} spans")
+        granted = self._decide(request.id, request.version, call)
+        if granted.version.version != granted.wrapped.current_version:
+            raise SourceChanged(_replaced(granted))
+        for span in request.spans:
+            _check_span(span, granted.version.element_count)
+        stream = granted.stream
+        with Opener(granted.wrapped.source) as opener:
+            try:
+                for message, length in streams.frames(
+                    self._pieces(granted, request.spans),
+                    opener,
+                    lambda: stream.next_size(self._streams.message_bytes()),
+                ):
+                    yield self._counted(granted, message, length)
+            except SourceChanged:
+                raise SourceChanged(
+                    f"source changed since version {granted.version.version} of {granted.wrapped.id}; "
+                    "ask the owner to run hanse refresh"
+                ) from None
+
+    def _counted(self, granted: Granted, message: bytes, length: int) -> bytes:
+        granted.stream.moved(length)
+        granted.ticket.served += length
+        self._metrics.served(length)
+        return message
+
+    def _pieces(self, granted: Granted, spans: Iterable[node_pb2.Span]) -> Iterator[Piece]:
+        for span in spans:
+            expected = span.element
+            for element in self._storage.elements(granted.version, span.element, span.elements or 1):
+                expected += 1
+                if span.elements:
+                    if element.length:
+                        yield Piece(element.name, element.fingerprint, 0, element.length, whole=True)
+                    continue
+                start = span.first_chunk * element.chunk_size
+                end = min((span.first_chunk + span.chunks) * element.chunk_size, element.length)
+                if span.first_chunk + span.chunks > -(-element.length // element.chunk_size):
+                    raise InvalidInput("a span goes beyond the last chunk of its element")
+                yield Piece(element.name, element.fingerprint, start, end - start, whole=end - start == element.length)
+            if expected != span.element + (span.elements or 1):
+                raise SourceChanged(_replaced(granted))
+
+    def _decide(self, text: str, number: int, call: "_Call") -> Granted:
+        """Whether the caller gets in, as a durable row. Raises what the caller is told."""
+        self._rates.spend((call.peer, call.key_digest))
+        identifier = Identifier.parse(text)
+        try:
+            caller = self._members.caller(call.peer, call.key_digest)
+        except NotPermitted as error:
+            self._record(call, "", text, number, False, error.reason)
+            raise
+        call.stream = self._streams.open(
+            call.peer, call.context.cancel, lambda: self._objection(identifier, call.peer, call.key_digest)
+        )
+        wrapped = self._storage.object(identifier) if identifier.prefix == self._prefix else None
+        version = self._storage.version(identifier, number or (wrapped.current_version if wrapped else 1))
+        refusal, why = self._refusal(identifier, wrapped, caller)
+        if refusal is None and version is None:
+            refusal, why = NotFound(f"there is no version {number} of {identifier}"), "no such version"
+        ticket = self._record(
+            call, str(caller.key_id), text, version.version if version else number, refusal is None, why
+        )
+        if refusal is not None or wrapped is None or version is None:
+            raise refusal or NotFound(self._absent(identifier))
+        call.ticket = ticket
+        return Granted(wrapped, version, ticket, call.stream)
+
+    def _refusal(
+        self, identifier: Identifier, wrapped: WrappedObject | None, caller: Caller
+    ) -> tuple[HanseError | None, str]:
+        """What the caller is to be told, None if it gets in; and why, for the owner."""
+        decision = decide(
+            wrapped.rule if wrapped else None,
+            caller,
+            owner=self._prefix,
+            unlisted=wrapped.unlisted if wrapped else True,
+        )
+        contact = self._contact() or str(self._prefix)
+        if not decision.visible or wrapped is None:
+            return NotFound(self._absent(identifier)), decision.why
+        if wrapped.withdrawn:
+            return Withdrawn(f"{wrapped.id} was withdrawn by its owner"), "withdrawn"
+        if not decision.allowed:
+            return NotPermitted(f"{caller.prefix} may not read {wrapped.id}: ask {contact}"), decision.why
+        return None, decision.why
+
+    def _absent(self, identifier: Identifier) -> str:
+        return f"the node of {self._prefix} has no object {identifier}, or none for you"
+
+    def _objection(self, identifier: Identifier, peer: Prefix, key_digest: bytes) -> HanseError | None:
+        """Why a running stream may not go on; asked once a second by the watchdog."""
+        try:
+            caller = self._members.caller(peer, key_digest)
+            return self._refusal(identifier, self._storage.object(identifier), caller)[0]
+        except Unreachable as error:
+            return error if self._members.is_stale() else None
+        except HanseError as error:
+            return error
+
+    def _record(self, call: "_Call", key_id: str, text: str, version: int, allowed: bool, why: str) -> Ticket:
+        return self._audit.decided(
+            Decided(str(call.peer), key_id, text, version, call.operation, allowed, why, int(self._clock()))
+        )
+
+    def _health(self, data: bytes, context: Any) -> bytes:
+        try:
+            asked = _parse(health_pb2.HealthCheckRequest, data).service
+        except InvalidInput as error:
+            abort(context, error)
+            raise
+        if asked not in ("", "hanse.v1.Node"):
+            abort(context, NotFound("there is no such service here"))
+        status = health_pb2.HealthCheckResponse.SERVING if self.serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        return bytes(health_pb2.HealthCheckResponse(status=status).SerializeToString())
+
+
+class _Call:
+    """One call, as far as it got."""
+
+    def __init__(self, operation: str, context: Any) -> None:
+        self.operation = operation
+        self.context = context
+        self.peer = Prefix("")
+        self.key_digest = b""
+        self.stream: Stream | None = None
+        self.ticket: Ticket | None = None
+
+
+def _parse(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InvalidInput(f"the bytes are not a {kind.DESCRIPTOR.name}") from None
+
+
+def _check_span(span: node_pb2.Span, element_count: int) -> None:
+    if span.elements and (span.first_chunk or span.chunks):
+        raise InvalidInput("a span has whole elements, or chunks of one element: not both")
+    if not span.elements and not span.chunks:
+        raise InvalidInput("a span has at least one element or one chunk")
+    if span.element + (span.elements or 1) > element_count:
+        raise InvalidInput(f"a span goes beyond the object's {element_count} elements")
+
+
+def _replaced(granted: Granted) -> str:
+    return (
+        f"version {granted.version.version} of {granted.wrapped.id} was replaced by a newer one: "
+        "only the newest can be served"
+    )
+
+
+def _where(error: BaseException) -> str:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return "" if frame is None else f"{frame.tb_frame.f_code.co_qualname}:{frame.tb_lineno}"
