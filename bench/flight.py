@@ -15,17 +15,17 @@ class Server(pyarrow.flight.FlightServerBase):
     """Gives one table of bytes, all of it in memory before anybody asks."""
 
     def __init__(self, port: int, key: bytes, certificate: bytes, size: int) -> None:
+        content = pa.py_buffer(os.urandom(BATCH) * (size // BATCH))
+        columns = [
+            pa.Array.from_buffers(pa.uint8(), BATCH, [None, content.slice(at, BATCH)]) for at in range(0, size, BATCH)
+        ]
+        self._table = pa.Table.from_batches([pa.RecordBatch.from_arrays([each], names=["bytes"]) for each in columns])
         super().__init__(
             f"grpc+tls://localhost:{port}",
             tls_certificates=[(certificate, key)],
             verify_client=True,
             root_certificates=certificate,
         )
-        content = pa.py_buffer(os.urandom(BATCH) * (size // BATCH))
-        columns = [
-            pa.Array.from_buffers(pa.uint8(), BATCH, [None, content.slice(at, BATCH)]) for at in range(0, size, BATCH)
-        ]
-        self._table = pa.Table.from_batches([pa.RecordBatch.from_arrays([each], names=["bytes"]) for each in columns])
 
     def do_get(self, context: object, ticket: object) -> pyarrow.flight.RecordBatchStream:  # noqa: ARG002
         return pyarrow.flight.RecordBatchStream(self._table)

@@ -44,7 +44,9 @@ def timed(argv: Sequence[str | Path], **more: object) -> float:
     done = subprocess.run([str(each) for each in argv], capture_output=True, check=False, **more)  # type: ignore[call-overload]
     seconds = time.perf_counter() - began
     if done.returncode != 0:
-        raise RuntimeError(f"{Path(argv[0]).name} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-600:]}")
+        raise RuntimeError(
+            f"{Path(argv[0]).name} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-600:]}"
+        )
     return seconds
 
 
@@ -103,7 +105,9 @@ def nginx(folder: Path, served: Path) -> Iterator[str]:
     pki, port, program = Pki(folder), free_port(), need("nginx")
     configuration = folder / "nginx.conf"
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
-    temporary = "".join(f"{kind}_temp_path {folder}/nginx-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/nginx-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
     configuration.write_text(f"""
 {user}
 worker_processes auto;

@@ -117,7 +117,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def in_turns(times: int, variants: Mapping[str, Run], before: Callable[[], None] | None = None) -> dict[str, list[float]]:
+def in_turns(
+    times: int, variants: Mapping[str, Run], before: Callable[[], None] | None = None
+) -> dict[str, list[float]]:
     """Runs every variant ``times`` times, A B A B ...; ``before`` runs before each run and is not counted."""
     results: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(times):
