@@ -48,6 +48,7 @@ from hanse.model.search import Query, SearchResult
 from hanse.v1 import envelope_pb2, manifest_pb2, organization_pb2, record_pb2, registry_pb2
 
 M = TypeVar("M", bound=Message)
+_MOST = (1 << 63) - 1  # what a database's integer holds
 
 _STATUS_OUT = {
     Status.ACTIVE: record_pb2.ObjectRecord.STATUS_ACTIVE,
@@ -76,8 +77,8 @@ def _digest(data: bytes, what: str) -> bytes:
 
 
 def _previous(data: bytes, version: int) -> bytes:
-    if version < 1:
-        raise InvalidInput("a version is 1 or more")
+    if not 1 <= version <= _MOST:
+        raise InvalidInput("a version is 1 or more, and less than 2^63")
     if version == 1:
         if data:
             raise InvalidInput("version 1 has no version before it")
@@ -432,6 +433,8 @@ def decode_manifest(data: bytes) -> Manifest:
     message = _parse(manifest_pb2.Manifest, data)
     if message.single_file and message.element_count != 1:
         raise InvalidInput("a single file is one element")
+    if max(message.version, message.element_count, message.total_bytes, message.page_count) > _MOST:
+        raise InvalidInput("a count of a manifest is out of bounds")
     return Manifest(
         Identifier.parse(message.id),
         message.version,

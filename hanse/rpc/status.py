@@ -15,6 +15,7 @@ from hanse.errors import BY_REASON, HanseError, NotPermitted, Overloaded, TimedO
 DOMAIN = "hanse"
 _DETAILS = "grpc-status-details-bin"
 _TEXT_CHARACTERS = 600
+_SENT_BYTES = 1200  # percent-encoded and in base64 it fits the 8 KiB of metadata that every receiver takes
 
 _BY_STATUS: dict[grpc.StatusCode, type[HanseError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: TimedOut,
@@ -30,7 +31,7 @@ def code(error: HanseError) -> grpc.StatusCode:
 
 def details(error: HanseError) -> tuple[tuple[str, bytes], ...]:
     """The trailing metadata that names the error's class."""
-    status = status_pb2.Status(code=code(error).value[0], message=str(error))
+    status = status_pb2.Status(code=code(error).value[0], message=_sent(error))
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN))
     return ((_DETAILS, status.SerializeToString()),)
 
@@ -38,13 +39,18 @@ def details(error: HanseError) -> tuple[tuple[str, bytes], ...]:
 def abort(context: Any, error: HanseError) -> Any:
     """Ends a synchronous call with an error. Does not return."""
     context.set_trailing_metadata(details(error))
-    context.abort(code(error), str(error))
+    context.abort(code(error), _sent(error))
 
 
 async def abort_async(context: Any, error: HanseError) -> Any:
     """Ends an asynchronous call with an error. Does not return."""
     context.set_trailing_metadata(details(error))
-    await context.abort(code(error), str(error))
+    await context.abort(code(error), _sent(error))
+
+
+def _sent(error: HanseError) -> str:
+    # It may quote what the caller sent, which may be long: a text that does not fit would arrive as Overloaded.
+    return clean(str(error)).encode()[:_SENT_BYTES].decode(errors="ignore")
 
 
 def from_rpc(error: grpc.RpcError, whom: str) -> HanseError:
