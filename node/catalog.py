@@ -8,7 +8,7 @@ Errors of the reading side name none: peers get them.
     catalog.add(Path("trial-7"), rule=Rule(open=True))
 """
 
-import contextlib
+import builtins
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,23 +17,35 @@ from pathlib import Path
 from typing import Protocol
 
 from hanse import wire
-from hanse.errors import AlreadyExists, InvalidInput, NotFound, SourceChanged, Withdrawn
+from hanse.errors import (
+    AlreadyExists,
+    HanseError,
+    InvalidInput,
+    NotFound,
+    SourceChanged,
+    StorageFailed,
+    Withdrawn,
+)
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
 from hanse.model.record import Metadata, check_text
 from hanse.signing import SigningKey
-from node import manifesting
+from node import checking, manifesting
+from node.checking import Drift, Newest
 from node.manifesting import HIDEABLE, Paging
 from node.minting import mint
 from node.policy import Rule
 from node.progress import Meter, Report
-from node.sources.hashing import Hasher
+from node.reuse import Known, Reuse
+from node.sources.hashing import Hashed, Hasher
 from node.sources.source import Source, SourceKind
-from node.sources.walking import Walk
+from node.sources.walking import Found, Walk
 from node.storage.catalog import CatalogStorage, ServedElement, Staging, StoredVersion, WrappedObject
-from node.storage.outbox import Outbox
+from node.storage.outbox import Outbox, Waiting
 
 CATALOG = "catalog.db"
+_NO_METADATA = Metadata()
+_NOBODY = Rule()
 
 
 class Owner(Protocol):
@@ -60,20 +72,19 @@ class Wrapped:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What ``add`` made. ``readable_by_others``: whether anybody but the owner gets in."""
+    """What ``add`` made. ``notes``: what the owner should know of it, in words."""
 
     id: Identifier
     version: int
     element_count: int
     total_bytes: int
     empty_folders: int
-    unlisted: bool
-    readable_by_others: bool
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What ``refresh`` found; ``version`` is the newest now. ``rehashed``: files that had to be read."""
+    """What ``refresh`` found. ``version`` is the newest now; ``rehashed`` counts the files that had to be read."""
 
     id: Identifier
     version: int
@@ -81,26 +92,25 @@ class Refreshed:
     rehashed: int
     element_count: int
     total_bytes: int
-    empty_folders: int
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of ``hanse list``. ``waiting``: versions that the registry has not acknowledged yet."""
+    """A line of ``hanse list``. ``published``: whether the registry has acknowledged the newest version."""
 
     id: Identifier
     version: int
     title: str
     type: str
-    source: Source
+    source: Path
     rule: Rule
     unlisted: bool
     withdrawn: bool
+    published: bool
     element_count: int
     total_bytes: int
     created_at: int
-    updated_at: int
-    waiting: int
+    issued_at: int
 
 
 class Catalog:
@@ -113,7 +123,24 @@ class Catalog:
 
     @property
     def outbox(self) -> Outbox:
+        """What waits to be published."""
         return self._storage.outbox
+
+    def pending(self, limit: int = 1000) -> builtins.list[Waiting]:
+        """What may be sent to the registry now: at most one row of each object, oldest first."""
+        return self.outbox.pending(limit)
+
+    def acknowledged(self, seq: int) -> None:
+        """The registry has it."""
+        self.outbox.acknowledged(seq)
+
+    def failed(self, seq: int, why: str, next_try_at: int = 0) -> None:
+        """It is to be tried again, from ``next_try_at`` (Unix seconds) on."""
+        self.outbox.failed(seq, why, next_try_at)
+
+    def refused(self, seq: int, why: str) -> None:
+        """The registry does not accept it as it is."""
+        self.outbox.refused(seq, why)
 
     # The owner's commands.
 
@@ -122,18 +149,21 @@ class Catalog:
         path: Path,
         *,
         suffix: str | None = None,
-        metadata: Metadata = Metadata(),
-        type: str = "",  # noqa: A002
-        rule: Rule = Rule(),
+        metadata: Metadata = _NO_METADATA,
+        type: str = "",
+        rule: Rule = _NOBODY,
         unlisted: bool = False,
         list_elements: bool = False,
         hidden: Iterable[str] = (),
         progress: Report | None = None,
         workers: int | None = None,
     ) -> Added:
-        """Wraps a file or folder. Raises AlreadyExists, InvalidInput, NotFound, SourceChanged, LimitExceeded, NoSpace."""
+        """Wraps a file or folder where it lies.
+
+        Raises AlreadyExists, InvalidInput, LimitExceeded, NotFound, SourceChanged, NoSpace, StorageFailed.
+        """
         check_text(type)
-        id = Identifier.of(self._owner.prefix, suffix or mint(int(self._clock() * 1000)))  # noqa: A001
+        id = Identifier.of(self._owner.prefix, suffix or mint(int(self._clock() * 1000)))
         if unknown := set(hidden) - set(HIDEABLE):
             raise InvalidInput(f"{', '.join(sorted(unknown))} cannot be hidden: only {', '.join(HIDEABLE)}")
         if self._storage.object(id) is not None:
@@ -143,20 +173,57 @@ class Catalog:
             id, Source.of(path), type, metadata, rule, unlisted, list_elements, frozenset(hidden), 1, False, now
         )
         with self._storage.staging() as staging:
-            made = self._make(wrapped, staging, progress, workers)
-            version = self._sign(wrapped, 1, b"", made.paging)
+            walk = Walk(wrapped.source)
+            meter = Meter(progress, *(walk.measure() if progress else (0, 0)))
+            paging = self._make(wrapped, staging, walk, walk, meter, workers)
+            version = self._sign(wrapped, 1, b"", paging)
             self._storage.insert(wrapped, version, staging)
         return Added(
-            id,
-            1,
-            version.element_count,
-            version.total_bytes,
-            made.empty_folders,
-            unlisted,
-            rule.open or bool(rule.allowed),
+            id, 1, version.element_count, version.total_bytes, walk.empty_folders, _notes(wrapped, version, walk)
         )
 
-    def withdraw(self, suffix: str, reason: str = "") -> Wrapped:
+    def refresh(
+        self, suffix: str | None = None, progress: Report | None = None, workers: int | None = None
+    ) -> builtins.list[Refreshed]:
+        """Makes a new version of what changed: of one object, or of all. Reads only files that were touched.
+
+        Goes on after an object that fails, and raises that error at the end.
+        """
+        if suffix is None:
+            chosen = [each.id.suffix for each in self._storage.objects() if not each.withdrawn]
+        else:
+            chosen = [suffix]
+        existing = [self._existing(each) for each in chosen]
+        walks = [Walk(wrapped.source) for wrapped, _ in existing]
+        sizes = [walk.measure() for walk in walks] if progress else []
+        meter = Meter(progress, sum(size for size, _ in sizes), sum(files for _, files in sizes))
+        refreshed: builtins.list[Refreshed] = []
+        failed: HanseError | None = None
+        for (wrapped, version), walk in zip(existing, walks, strict=True):
+            try:
+                refreshed.append(self._refresh(wrapped, version, walk, meter, workers))
+            except (InvalidInput, NotFound, SourceChanged) as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return refreshed
+
+    def _refresh(
+        self, wrapped: WrappedObject, before: StoredVersion, walk: Walk, meter: Meter, workers: int | None
+    ) -> Refreshed:
+        Source.of(wrapped.source.path)
+        reuse = Reuse(walk, Known(self._storage, before))
+        with self._storage.staging() as staging:
+            paging = self._make(wrapped, staging, walk, reuse, meter, workers)
+            changed = paging.pages_root != before.pages_root
+            number = before.version + 1 if changed else before.version
+            if changed:
+                self._storage.append(wrapped, self._sign(wrapped, number, before.record.digest, paging), staging)
+            elif reuse.rehashed:
+                self._storage.replace(before, staging)
+        return Refreshed(wrapped.id, number, changed, reuse.rehashed, paging.element_count, paging.total_bytes)
+
+    def withdraw(self, suffix: str, reason: str = "") -> Identifier:
         """Ends an object for good. Raises NotFound, Withdrawn."""
         check_text(reason)
         wrapped, before = self._existing(suffix)
@@ -167,41 +234,49 @@ class Catalog:
         )
         tombstone = StoredVersion(wrapped.id, before.version + 1, envelope, None, b"", 0, 0, 0, b"", now)
         self._storage.append(wrapped, tombstone, None)
-        found = self.find(wrapped.id)
-        assert found is not None  # noqa: S101
-        return found
+        return wrapped.id
 
-    def list(self) -> list[Entry]:
+    def check(
+        self, deep: bool = False, progress: Report | None = None, newest: Newest | None = None
+    ) -> Iterator[Drift]:
+        """Compares what is there with what was promised, object by object; ``deep`` reads every byte again.
+
+        ``newest`` asks the registry; without it the registry is left out.
+        """
+        return checking.check(self._storage, deep=deep, progress=progress, newest=newest)
+
+    def list(self) -> builtins.list[Entry]:
         """All objects, the withdrawn ones too, by identifier."""
-        waiting: dict[str, int] = {}
-        for row in self.outbox.all():
-            waiting[row.key] = waiting.get(row.key, 0) + 1
+        waiting = {row.key for row in self.outbox.all()}
         entries = []
         for wrapped in self._storage.objects():
             version = self._storage.version(wrapped.id, wrapped.current_version)
-            assert version is not None  # noqa: S101
+            if version is None:
+                raise StorageFailed(
+                    f"the newest version of {wrapped.id} is missing: restore catalog.db from your backup"
+                )
             entries.append(
                 Entry(
                     wrapped.id,
                     version.version,
                     wrapped.metadata.title,
                     wrapped.type,
-                    wrapped.source,
+                    wrapped.source.path,
                     wrapped.rule,
                     wrapped.unlisted,
                     wrapped.withdrawn,
+                    not wrapped.unlisted and wrapped.id.key not in waiting,
                     version.element_count,
                     version.total_bytes,
                     wrapped.created_at,
                     version.created_at,
-                    waiting.get(wrapped.id.key, 0),
                 )
             )
         return entries
 
     # What the service reads.
 
-    def find(self, id: Identifier) -> Wrapped | None:  # noqa: A002
+    def find(self, id: Identifier) -> Wrapped | None:
         """An object of this node, withdrawn or not."""
         wrapped = self._storage.object(id)
         if wrapped is None:
@@ -219,7 +294,7 @@ class Catalog:
             wrapped.source,
         )
 
-    def version(self, id: Identifier, version: int) -> StoredVersion | None:  # noqa: A002
+    def version(self, id: Identifier, version: int) -> StoredVersion | None:
         """One version, old ones too. Only the newest can be served: see ``elements``."""
         return self._storage.version(id, version)
 
@@ -267,7 +342,7 @@ class Catalog:
     # Inside.
 
     def _existing(self, suffix: str) -> tuple[WrappedObject, StoredVersion]:
-        id = Identifier.of(self._owner.prefix, suffix)  # noqa: A001
+        id = Identifier.of(self._owner.prefix, suffix)
         wrapped = self._storage.object(id)
         version = self._storage.version(id, wrapped.current_version) if wrapped else None
         if wrapped is None or version is None:
@@ -276,14 +351,20 @@ class Catalog:
             raise Withdrawn(f"{id} was withdrawn, and that is for good")
         return wrapped, version
 
-    def _make(self, wrapped: WrappedObject, staging: Staging, progress: Report | None, workers: int | None) -> "_Made":
-        walk = Walk(wrapped.source)
-        meter = Meter(progress, *(walk.measure() if progress else (0, 0)))
+    @staticmethod
+    def _make(
+        wrapped: WrappedObject,
+        staging: Staging,
+        walk: Walk,
+        found: Iterable[Found | Hashed],
+        meter: Meter,
+        workers: int | None,
+    ) -> Paging:
         paging = Paging(list_elements=wrapped.list_elements)
-        with Hasher(walk, meter, workers) as hasher, contextlib.closing(hasher.hash(walk)) as hashed:
-            for page in paging.pages(hashed):
+        with Hasher(walk, meter, workers) as hasher:
+            for page in paging.pages(hasher.hash(found)):
                 staging.add_page(page.number, page.data, page.rows, page.leaves)
-        return _Made(paging, walk.empty_folders)
+        return paging
 
     def _sign(self, wrapped: WrappedObject, number: int, previous: bytes, paging: Paging) -> StoredVersion:
         now, key, salt = int(self._clock()), self._owner.signing_key, secrets.token_bytes(32)
@@ -317,7 +398,15 @@ class Catalog:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    paging: Paging
-    empty_folders: int
+def _notes(wrapped: WrappedObject, version: StoredVersion, walk: Walk) -> tuple[str, ...]:
+    notes = []
+    if walk.empty_folders:
+        one = walk.empty_folders == 1
+        notes.append(
+            f"{walk.empty_folders} empty folder{' is' if one else 's are'} left out: an object consists of files"
+        )
+    if version.element_count == 0:
+        notes.append("the folder has no files, so the object has no content yet: `hanse refresh` when it has some")
+    if not wrapped.rule.open and not wrapped.rule.allowed:
+        notes.append("nobody but you may fetch it: neither --open nor --allow was given")
+    return tuple(notes)

@@ -169,11 +169,11 @@ def sign_manifest(
 
 
 def sign_record(
-    id: Identifier,  # noqa: A002
+    id: Identifier,
     version: int,
     previous: bytes,
     *,
-    type: str,  # noqa: A002
+    type: str,
     metadata: Metadata,
     summary: Summary,
     rule: Rule,

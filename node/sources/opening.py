@@ -27,7 +27,7 @@ def _changed() -> NoReturn:
 
 
 class OpenElement:
-    """An open file that was as promised when it was opened. Close it. Its methods may be called from several threads."""
+    """An open file that was as promised when it was opened. Close it. Several threads may read from it."""
 
     __slots__ = ("_expected", "_fd", "length")
 

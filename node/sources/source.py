@@ -15,6 +15,8 @@ from hanse.errors import InvalidInput, NotFound
 
 
 class SourceKind(StrEnum):
+    """What there is at the path."""
+
     FILE = "file"
     FOLDER = "folder"
 

@@ -120,7 +120,7 @@ class Walk:
             if kind == stat.S_IFREG:
                 yield Found(self._name(above + text), folder, text)
             elif kind == stat.S_IFLNK:
-                yield self._link(folder, above, text)
+                yield self._link(above + text)
             else:
                 try:
                     inner = OpenFolder(os.open(text[:-1], FOLDER_FLAGS, dir_fd=folder.fd))
@@ -156,8 +156,8 @@ class Walk:
             unreadable(self.where(above), error)
         return found
 
-    def _link(self, folder: OpenFolder, above: str, text: str) -> Found:
-        name = self._name(above + text)
+    def _link(self, text: str) -> Found:
+        name = self._name(text)
         target = resolve_link(self._root, name.text)
         if target is None:
             raise InvalidInput(

@@ -226,17 +226,14 @@ class CatalogStorage:
             if staging:
                 _take_staged(connection, row)
 
-    def replace_fingerprints(self, version: StoredVersion, staging: Staging) -> None:
-        """The same content under new fingerprints. Raises Conflict if the version is no longer the newest."""
+    def replace(self, version: StoredVersion, staging: Staging) -> None:
+        """The same content again, under new fingerprints. Raises Conflict if the version is no longer the newest."""
         connection = staging.connection
         with transaction(connection):
             _expect_current(connection, version.object, version.version)
-            connection.execute("DELETE FROM element WHERE version = ?", (version.row,))
-            connection.execute(
-                f"INSERT INTO element (version, {_ELEMENT}) SELECT ?, {_ELEMENT} FROM temp.staged_element "
-                "ORDER BY position",
-                (version.row,),
-            )
+            for table in ("page", "element", "leaves"):
+                connection.execute(f"DELETE FROM {table} WHERE version = ?", (version.row,))
+            _take_staged(connection, version.row)
 
     @staticmethod
     def _insert_version(connection: Connection, wrapped: WrappedObject, version: StoredVersion) -> int:
@@ -327,7 +324,7 @@ def _object_row(wrapped: WrappedObject) -> tuple[object, ...]:
 
 
 def _object(row: tuple[str, str, bytes, str, str, str, int, int, str, int, int, int]) -> WrappedObject:
-    id, kind, path, type, metadata, rule, unlisted, list_elements, hidden, current, withdrawn, created_at = row  # noqa: A001
+    id, kind, path, type, metadata, rule, unlisted, list_elements, hidden, current, withdrawn, created_at = row
     said = json.loads(rule)
     return WrappedObject(
         Identifier.parse(id),
@@ -347,7 +344,7 @@ def _object(row: tuple[str, str, bytes, str, str, str, int, int, str, int, int, 
 def _version(
     row: tuple[str, int, bytes, bytes | None, bytes | None, int, int, int, bytes | None, int, int],
 ) -> StoredVersion:
-    id, version, record, manifest, salt, count, size, pages, pages_root, created_at, number = row  # noqa: A001
+    id, version, record, manifest, salt, count, size, pages, pages_root, created_at, number = row
     return StoredVersion(
         Identifier.parse(id),
         version,

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sqlite_utils.utils import sqlite3
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
 
 from hanse.errors import Conflict, HanseError, HomeUnusable, NoSpace, StorageFailed
 from hanse.files import storage_errors
