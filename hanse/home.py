@@ -11,11 +11,21 @@ import contextlib
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hanse.errors import HomeInUse, HomeUnusable
 from hanse.files import storage_errors, write_durably
+
+
+def default_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """HANSE_HOME, else the platform's data folder. It need not exist."""
+    chosen = environment.get("HANSE_HOME")
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("hanse", appauthor=False)
 
 
 class Home:

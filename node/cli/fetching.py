@@ -24,11 +24,11 @@ def fetch(
     """
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of
-    from node.cli.progress import counting
+    from node.cli.progress import transferring
 
     identifier = Identifier.parse(id)
     session.after_interrupt = "Stopped. What was verified is kept: run the same command again to go on from there."
-    with client_of(session) as client, counting("fetching") as progress:
+    with client_of(session) as client, transferring("fetching") as progress:
         fetched = client.fetch(
             identifier, output, elements=elements, version=version, streams=streams, progress=progress
         )
@@ -66,11 +66,11 @@ def verify(context: click.Context, session: Session, path: Path, id: str) -> Non
     """
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of
-    from node.cli.progress import counting
+    from node.cli.progress import transferring
 
     identifier = Identifier.parse(id)
     session.after_interrupt = "Stopped. Nothing was changed."
-    with client_of(session) as client, counting("verifying") as progress:
+    with client_of(session) as client, transferring("verifying") as progress:
         differences = list(client.verify(path, identifier, progress=progress))
     if session.json:
         document({"id": identifier, "matches": not differences, "differences": [str(each) for each in differences]})

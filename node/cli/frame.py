@@ -55,9 +55,12 @@ def _session(context: click.Context) -> Session:
     return context.find_root().ensure_object(Session)
 
 
-def _take_home(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+def _take_home(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value == "":
+        # What a script with an unset variable says; the current folder is not what it means.
+        raise click.BadParameter("an empty name is no folder")
     if value is not None:
-        _session(context).chosen = value
+        _session(context).chosen = Path(value)
 
 
 def _take_json(context: click.Context, _: click.Parameter, value: bool) -> None:
@@ -80,7 +83,6 @@ def _options(function: F) -> F:
         click.option("--json", is_flag=True, expose_value=False, callback=_take_json, help="Print for machines: JSON."),
         click.option(
             "--home",
-            type=click.Path(path_type=Path),
             metavar="DIR",
             expose_value=False,
             callback=_take_home,

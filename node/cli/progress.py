@@ -3,25 +3,43 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from hanse.client.progress import Progress as Transferred
+    from node.progress import Progress as Counted
 
-class Amount(Protocol):
-    """How far something is, in bytes and files; totals may grow while it goes on."""
-
-    @property
-    def done_bytes(self) -> int: ...
-    @property
-    def total_bytes(self) -> int: ...
-    @property
-    def done_files(self) -> int: ...
-    @property
-    def total_files(self) -> int: ...
+Draw = Callable[[int, int, int, int, int], None]
 
 
 @contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[Amount], None] | None]:
-    """Gives the function to be told of progress, or None when nobody would see it."""
+def counting(what: str) -> Iterator["Callable[[Counted], None] | None"]:
+    """Local work: gives the function to be told of progress, or None when nobody would see it."""
+    with _bar(what) as draw:
+        yield (
+            None
+            if draw is None
+            else (lambda now: draw(now.done_bytes, now.total_bytes, now.done_files, now.total_files, 0))
+        )
+
+
+@contextlib.contextmanager
+def transferring(what: str) -> Iterator["Callable[[Transferred], None] | None"]:
+    """A transfer; what was there before this run does not count for its rate."""
+    with _bar(what) as draw:
+        yield (
+            None
+            if draw is None
+            else (
+                lambda now: draw(
+                    now.done_bytes, now.total_bytes, now.done_elements, now.total_elements, now.resumed_bytes
+                )
+            )
+        )
+
+
+@contextlib.contextmanager
+def _bar(what: str) -> Iterator[Draw | None]:
     if not sys.stderr.isatty():
         yield None
         return
@@ -38,9 +56,14 @@ def counting(what: str) -> Iterator[Callable[[Amount], None] | None]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None, files="")
+        resumed = 0
 
-        def tell(amount: Amount) -> None:
-            files = f"{amount.done_files:,}/{amount.total_files:,} files" if amount.total_files > 1 else ""
-            bar.update(task, completed=amount.done_bytes, total=max(amount.total_bytes, 1), files=files)
+        def draw(done: int, total: int, done_files: int, total_files: int, before: int) -> None:
+            nonlocal resumed
+            if before != resumed:
+                resumed = before
+                bar.reset(task, completed=before, total=max(total, 1))
+            files = f"{done_files:,}/{total_files:,} files" if total_files > 1 else ""
+            bar.update(task, completed=done, total=max(total, 1), files=files)
 
-        yield tell
+        yield draw

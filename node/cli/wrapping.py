@@ -104,8 +104,8 @@ def add(
         ],
         indent="  ",
     )
-    for told in getattr(added, "notes", ()):
-        note(safe(told))
+    if added.empty_folders:
+        note(f"{number(added.empty_folders, 'empty folder')} left out: an object is made of files.")
     line()
     if unlisted:
         line("It is served while `hanse serve` runs; give its identifier to those whom you allowed.")
@@ -222,9 +222,9 @@ def _entry(entry: "Entry") -> dict[str, object]:
         "allowed": [str(each) for each in entry.rule.allowed],
         "unlisted": entry.unlisted,
         "status": "withdrawn" if entry.withdrawn else "active",
-        "published": entry.published,
-        "source": entry.source,
-        "issued_at": entry.issued_at,
+        "published": not entry.unlisted and not entry.waiting,
+        "source": entry.source.path,
+        "issued_at": entry.updated_at,
     }
 
 
@@ -239,7 +239,7 @@ def _state(entry: "Entry") -> str:
         return "withdrawn"
     if entry.unlisted:
         return "unlisted"
-    return "published" if entry.published else "waiting"
+    return "waiting" if entry.waiting else "published"
 
 
 @command()
@@ -304,15 +304,17 @@ def withdraw(session: Session, suffix: str, reason: str) -> None:
 
     The data itself stays where it is.
     """
-    from node.cli.home import catalog_of, identity_of, own_suffix
+    from node.cli.home import catalog_of, daemon_runs, identity_of, own_suffix
 
     chosen = own_suffix(identity_of(session).prefix, suffix)
     with catalog_of(session) as catalog:
         withdrawn = catalog.withdraw(chosen, reason)
     if session.json:
-        document({"id": withdrawn, "status": "withdrawn", "reason": reason})
+        document({"id": withdrawn.id, "status": "withdrawn", "reason": reason})
     else:
-        line(f"{safe(withdrawn)} is withdrawn. Its tombstone is published; the data stays where it is.")
+        line(f"{safe(withdrawn.id)} is withdrawn, for good. The data stays where it is.")
+        if not daemon_runs(session):
+            line("Others learn of it when `hanse serve` runs.")
 
 
 COMMANDS = (add, list_objects, check, refresh, withdraw)

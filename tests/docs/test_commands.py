@@ -1,0 +1,129 @@
+"""The commands as they were agreed: each exists with exactly these names and options, and says how it ends."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from node.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COMMON = {"--home", "--json", "--debug", "--help", "-h"}
+
+# The agreed commands: name -> (arguments, options). An argument in [] may be left out.
+COMMANDS: dict[str, tuple[list[str], set[str]]] = {
+    "join": (["INVITATION"], {"--listen", "--advertise"}),
+    "serve": ([], set()),
+    "add": (
+        ["PATH"],
+        {
+            "--id", "--title", "--description", "--type", "--subject", "--license", "--relation", "--metadata",
+            "--open", "--allow", "--unlisted", "--list-elements",
+        },
+    ),
+    "list": ([], set()),
+    "status": ([], set()),
+    "check": ([], {"--deep"}),
+    "refresh": (["[SUFFIX]"], set()),
+    "withdraw": (["SUFFIX"], {"--reason"}),
+    "resolve": (["ID"], set()),
+    "search": (["[TEXT]"], {"--owner", "--type", "--subject", "--limit"}),
+    "fetch": (["ID"], {"-o", "--output", "--element", "--version", "--streams"}),
+    "verify": (["PATH", "ID"], set()),
+    "audit": ([], {"--peer", "--object", "--since"}),
+    "trust": (["PREFIX", "KEYID"], set()),
+    "rotate-key": ([], set()),
+    "doctor": (["[ID|PREFIX]"], set()),
+    "demo": ([], {"--keep"}),
+}  # fmt: skip
+# What we added to the agreement, and why it had to be.
+BEYOND = {("audit", "--limit")}  # a node that has served for years has too many rows to print
+REPEATABLE = {("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element")}
+REGISTRY_COMMANDS = {"init", "invite", "serve", "orgs", "suspend", "restore", "status", "check"}
+
+
+def test_there_is_every_agreed_command_and_no_other() -> None:
+    assert set(main.commands) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_the_agreed_arguments_and_options(name: str) -> None:
+    command, (arguments, options) = main.commands[name], COMMANDS[name]
+    found = [each for each in command.params if isinstance(each, click.Argument)]
+    shown = [each.make_metavar(click.Context(command)) for each in found]
+    assert shown == arguments
+    names = {name for each in command.params if isinstance(each, click.Option) for name in each.opts}
+    beyond = {option for command_name, option in BEYOND if command_name == name}
+    assert names | {"-h", "--help"} == options | COMMON | beyond
+
+
+@pytest.mark.parametrize(("name", "option"), sorted(REPEATABLE))
+def test_an_option_that_may_be_repeated_can_be(name: str, option: str) -> None:
+    found = next(each for each in main.commands[name].params if option in each.opts)
+    assert isinstance(found, click.Option)
+    assert found.multiple
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_tells_the_options_and_the_exit_codes(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Exit codes:" in result.output
+    assert "6 verification failed" in result.output
+    for option in COMMANDS[name][1]:
+        assert option in result.output
+
+
+def test_help_of_the_whole_lists_every_command() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    assert all(re.search(rf"^  {name} ", result.output, re.MULTILINE) for name in COMMANDS)
+    assert "_HANSE_COMPLETE" in result.output
+
+
+def test_the_command_starts_without_what_is_slow_to_load() -> None:
+    slow = ("grpc", "cryptography", "sqlite3", "sqlite_utils", "google.protobuf", "rich", "structlog", "asyncio")
+    program = f"import sys, node.cli; print([each for each in {slow!r} if each in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_version_names_the_program() -> None:
+    from hanse import __version__
+
+    assert CliRunner().invoke(main, ["--version"]).output == f"hanse {__version__}\n"
+
+
+def test_the_registrys_command_has_the_agreed_commands() -> None:
+    registry = pytest.importorskip("registry.cli")
+    assert set(registry.main.commands) == REGISTRY_COMMANDS
+
+
+def _typed(text: str) -> list[tuple[str, str, list[str]]]:
+    """Commands in code blocks and in backquotes of a document: program, command, options."""
+    blocks = re.findall(r"```[a-z]*\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()] + re.findall(r"`(hanse[^`\n]*)`", text)
+    found = []
+    for line in lines:
+        match = re.match(r"\s*(?:\S*[$#] )?(hanse|hanse-registry)\s+([a-z][a-z-]*)\b(.*)", line.split(" #")[0])
+        if match:
+            found.append((match[1], match[2], re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", match[3])))
+    return found
+
+
+@pytest.mark.parametrize("document", ["README.md", "deploy/README.md", "proto/SPEC.md", "CHANGELOG.md"])
+def test_what_a_document_types_exists(document: str) -> None:
+    path = ROOT / document
+    if not path.exists():
+        pytest.skip(f"there is no {document}")
+    for program, name, options in _typed(path.read_text()):
+        if program == "hanse":
+            assert name in COMMANDS, f"{document}: hanse {name}"
+            for option in options:
+                assert option in COMMANDS[name][1] | COMMON, f"{document}: hanse {name} {option}"
+        else:
+            assert name in REGISTRY_COMMANDS, f"{document}: hanse-registry {name}"
