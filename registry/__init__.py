@@ -1,0 +1,1 @@
+"""The shared resolver and its command ``hanse-registry``: holds signed metadata, and nobody's data."""

@@ -1,0 +1,97 @@
+"""Who belongs to the league, as the running registry sees it, and the signed statement of it. SPEC.md section 6.
+
+A ``League`` is one state of the membership and never changes; a new one replaces it when the database did.
+Nothing here decides about a call: registry.passes does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from hanse import wire
+from hanse.errors import NotAuthenticated
+from hanse.model.address import Address
+from hanse.model.envelope import Envelope, PayloadType
+from hanse.model.identifier import Prefix
+from hanse.model.organization import Authority, Member
+from hanse.signing import SigningKey, sign
+from hanse.trust import VerifiedOrganization
+from registry.storage.base import Storage, Writing
+
+# How old a statement may be that is given out again, in seconds: signing each call's own would cost a signature.
+HEAD_LIFE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A member and its newest organization record; ``framed`` is the envelope as bytes."""
+
+    member: Member
+    organization: VerifiedOrganization
+    framed: bytes
+
+
+@dataclass(frozen=True)
+class League:
+    """One state of the membership. ``members`` is the serialized list, ``members_sha256`` 32 bytes."""
+
+    version: int = 0
+    standings: dict[Prefix, Standing] = field(default_factory=dict)
+    members: bytes = b""
+    members_sha256: bytes = b""
+
+    def standing(self, prefix: Prefix) -> Standing:
+        """Raises NotAuthenticated for a stranger."""
+        standing = self.standings.get(prefix)
+        if standing is None:
+            raise NotAuthenticated(f"{prefix} is not a member of this league: `hanse join` with an invitation")
+        return standing
+
+
+def load(storage: Storage, registries: tuple[Address, ...], before: League) -> League:
+    """The state that is stored; decodes only what ``before`` has not."""
+    version, members = storage.membership()
+    standings = {}
+    for member in members:
+        known = before.standings.get(member.prefix)
+        if known is not None and known.organization.record.version == member.organization_version:
+            standings[member.prefix] = Standing(member, known.organization, known.framed)
+            continue
+        newest = storage.organizations(member.prefix, member.organization_version - 1)[0]
+        envelope = wire.decode_envelope(newest.envelope)
+        # It was verified before it was stored.
+        record = wire.decode_organization(envelope.payload)
+        organization = VerifiedOrganization(record, envelope, newest.digest)
+        standings[member.prefix] = Standing(member, organization, newest.envelope)
+    listed = wire.encode_members(members, list(registries))
+    return League(version, standings, listed, sha256(listed).digest())
+
+
+class Statements:
+    """Membership heads, signed with the registry's key."""
+
+    def __init__(
+        self, key: SigningKey, authority: Authority, registries: tuple[Address, ...], clock: Callable[[], float]
+    ) -> None:
+        self._key = key
+        self._authority = authority
+        self._registries = registries
+        self._clock = clock
+        self._given: tuple[League, float, Envelope] | None = None
+
+    def current(self, league: League) -> Envelope:
+        """At most HEAD_LIFE seconds old."""
+        now = self._clock()
+        if self._given is None or self._given[0] is not league or not 0 <= now - self._given[1] < HEAD_LIFE:
+            self._given = (league, now, self._sign(league.version, league.members_sha256))
+        return self._given[2]
+
+    def record_change(self, writing: Writing) -> None:
+        """To be called in each transaction that altered the members: the new state becomes a change of its own."""
+        listed = wire.encode_members(writing.members(), list(self._registries))
+        head = self._sign(writing.next_membership_version(), sha256(listed).digest())
+        writing.put_change(wire.encode_envelope(head))
+
+    def _sign(self, version: int, members_sha256: bytes) -> Envelope:
+        head = wire.encode_membership_head(version, int(self._clock()), members_sha256, self._authority.fingerprint)
+        return sign(PayloadType.MEMBERSHIP, head, self._key)

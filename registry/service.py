@@ -1,0 +1,318 @@
+"""The calls of ``hanse.v1.Registry``: bytes in, bytes out. SPEC.md section 9.
+
+What it is not: gRPC. registry.calls decides who may call and turns errors into statuses.
+The rule it keeps: nothing here waits on the event loop for a disk write or for another process. Resolve and
+Watch read from the operating system's cache; everything longer runs in a thread.
+"""
+
+import array
+import asyncio
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from functools import lru_cache
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from hanse import limits, wire
+from hanse.errors import InvalidInput, LimitExceeded, NotFound, Overloaded
+from hanse.model.envelope import Envelope
+from hanse.model.identifier import Identifier, Prefix
+from hanse.trust import VerifiedOrganization
+from hanse.v1 import registry_pb2
+from registry import framing, index, members
+from registry.accept import Outcome
+from registry.config import Config
+from registry.joining import Membership
+from registry.members import League, Statements
+from registry.passes import Caller, Passes, refuse_suspended
+from registry.storage.base import Storage
+from registry.writer import Writer
+
+M = TypeVar("M", bound=Message)
+
+_UNKNOWN = b"\x0a\x02\x08\x03"  # ResolveResponse.resolutions {state: STATE_UNKNOWN}
+_INVALID = b"\x0a\x02\x08\x05"
+_WATCH_CHANGES, _WATCH_BYTES = 256, 512 * limits.KIB
+_WATCH_LOOK = 30.0  # seconds after which a watcher looks by itself
+_PUBLISH_AHEAD = 4  # messages of one stream that wait to be stored
+_PUBLISH_STREAMS = 64
+_RANKINGS = 64  # searches whose order is remembered for their next pages
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """Raises InvalidInput."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise InvalidInput(f"the request is not a {kind.DESCRIPTOR.name}") from None
+
+
+@lru_cache(maxsize=65_536)
+def _key(text: str) -> str | None:
+    """None for what is no identifier."""
+    try:
+        return Identifier.parse(text).key
+    except InvalidInput:
+        return None
+
+
+class Service:
+    """One registry's calls, and the state they share."""
+
+    def __init__(
+        self,
+        config: Config,
+        authority: bytes,
+        storage: Storage,
+        membership: Membership,
+        statements: Statements,
+        passes: Passes,
+        clock: Callable[[], float],
+        page_secret: bytes,
+        registries: tuple[object, ...] = (),
+    ) -> None:
+        self._config = config
+        self._authority = authority
+        self._storage = storage
+        self._membership = membership
+        self._statements = statements
+        self._passes = passes
+        self._page_secret = page_secret
+        self._registries = registries
+        self._root = f"{config.root}."
+        self._referrals = {
+            str(root): framing.field(
+                1, b"\x08\x04" + b"".join(framing.field(3, str(address).encode()) for address in addresses)
+            )
+            for root, addresses in config.referrals.items()
+        }
+        self._rankings: OrderedDict[tuple[bytes, int], array.array[int]] = OrderedDict()
+        self._publishing = 0
+        self._news = asyncio.Event()
+        self._ended = False
+        self._loop = asyncio.get_running_loop()
+        self.league = League()
+        self.reload()
+        self._writer = Writer(storage, membership, self, clock, threads=os.cpu_count() or 1)
+        self._stamp = storage.stamp()
+
+    # The state.
+
+    def reload(self) -> None:
+        """Takes over the membership that is stored."""
+        self.league = members.load(self._storage, self._registries, self.league)  # type: ignore[arg-type]
+        self._passes.replace_league(self.league)
+
+    def owner(self, sender: Prefix) -> VerifiedOrganization:
+        """Raises NotAuthenticated, Suspended. Called from the writer's threads."""
+        standing = self.league.standing(sender)
+        refuse_suspended(standing.member)
+        return standing.organization
+
+    def changed(self, *, members: bool) -> None:
+        """Something was committed here. Called from the writer's thread, before anybody is answered."""
+        if members:
+            self.reload()
+        self._loop.call_soon_threadsafe(self._tell)
+
+    def look(self) -> None:
+        """Notices what another process committed: the operator's commands."""
+        stamp = self._storage.stamp()
+        if stamp != self._stamp:
+            self._stamp = stamp
+            if self._storage.membership_version() != self.league.version:
+                self.reload()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def drain(self) -> None:
+        """Ends the watching streams; what runs goes on to its end."""
+        self._ended = True
+        self._tell()
+
+    async def close(self) -> None:
+        """Stores what was submitted. After that nothing may be called."""
+        await asyncio.to_thread(self._writer.close)
+
+    # Anybody's.
+
+    def get_authority(self, request: bytes, caller: Caller | None) -> bytes:
+        parse(registry_pb2.GetAuthorityRequest, request)
+        return framing.field(1, self._authority)
+
+    async def join(self, request: bytes, caller: Caller | None) -> bytes:
+        message = parse(registry_pb2.JoinRequest, request)
+        organization = wire.envelope_from_message(message.organization)
+        certificate = await asyncio.to_thread(self._membership.join, message.secret, organization, message.csr)
+        self.look()
+        return framing.field(1, certificate)
+
+    async def renew(self, request: bytes, caller: Caller | None) -> bytes:
+        renewal = wire.envelope_from_message(parse(registry_pb2.RenewRequest, request).renewal)
+        return framing.field(1, await asyncio.to_thread(self._membership.renew, renewal, self.league))
+
+    # Members'.
+
+    def get_membership(self, request: bytes, caller: Caller | None) -> bytes:
+        known = parse(registry_pb2.GetMembershipRequest, request).known_members_sha256
+        league = self.league
+        answer = framing.field(1, wire.encode_envelope(self._statements.current(league)))
+        return answer if known == league.members_sha256 else answer + framing.field(2, league.members)
+
+    def get_organization(self, request: bytes, caller: Caller | None) -> bytes:
+        message = parse(registry_pb2.GetOrganizationRequest, request)
+        prefix = Prefix.parse(message.prefix)
+        if prefix not in self.league.standings:
+            raise NotFound(f"{prefix} is not a member of this league")
+        answer: list[bytes] = []
+        size = 0
+        for each in self._storage.organizations(prefix, message.after_version):
+            size += len(each.envelope)
+            if size > limits.MESSAGE_BYTES - limits.KIB and answer:
+                break  # the caller asks again, after the last of these
+            answer.append(framing.field(1, each.envelope))
+        return b"".join(answer)
+
+    def resolve(self, request: bytes, caller: Caller | None) -> bytes:
+        message = parse(registry_pb2.ResolveRequest, request)
+        ids = message.ids
+        count = len(ids)
+        if count == 1:
+            key = _key(ids[0])
+            if key is None:
+                answer = _INVALID
+            else:
+                found = self._storage.resolve((key,)).get(key)
+                answer = framing.resolution(found[1], found[0]) if found else self._absent(key)
+            return answer + self._owners((key,)) if message.with_organization else answer
+        if count > limits.BATCH:
+            raise LimitExceeded(f"one call resolves at most {limits.BATCH} identifiers")
+        keys = [_key(text) for text in ids]
+        stored = self._storage.resolve([key for key in keys if key is not None])
+        framed = framing.resolution
+        answers = []
+        for key in keys:
+            if key is None:
+                answers.append(_INVALID)
+            elif (record := stored.get(key)) is None:
+                answers.append(self._absent(key))
+            else:
+                answers.append(framed(record[1], record[0]))
+        if message.with_organization:
+            answers.append(self._owners(keys))
+        return b"".join(answers)
+
+    def _absent(self, key: str) -> bytes:
+        if key.startswith(self._root):
+            return _UNKNOWN
+        labels = key.partition("/")[0].split(".")
+        for count in range(len(labels), 0, -1):
+            referral = self._referrals.get(".".join(labels[:count]))
+            if referral is not None:
+                return referral
+        return b"\x0a\x02\x08\x04"
+
+    def _owners(self, keys: "tuple[str | None, ...] | list[str | None]") -> bytes:
+        prefixes = dict.fromkeys(key.partition("/")[0] for key in keys if key is not None)
+        standings = self.league.standings
+        found = (standings.get(Prefix(prefix)) for prefix in prefixes)
+        return b"".join(framing.field(2, standing.framed) for standing in found if standing is not None)
+
+    async def search(self, request: bytes, caller: Caller | None) -> bytes:
+        query = wire.query_from_message(parse(registry_pb2.SearchRequest, request))
+        question = index.ask(query)
+        if query.page_token:
+            page = index.read_page_token(query.page_token, question, self._page_secret)
+        else:
+            page = index.Page(self._storage.last_position(), 0)
+        return await asyncio.to_thread(self._search, question, page, query.page_size)
+
+    def _search(self, question: index.Question, page: index.Page, size: int) -> bytes:
+        # The order is settled with the first page and kept for the others: the ranks of all texts shift a little
+        # with every record that is added. After a restart it is found again, among the records of then.
+        name = (question.fingerprint, page.as_of)
+        ranking = self._rankings.get(name)
+        if ranking is None:
+            ranking = array.array("q", self._storage.find(question, page.as_of, limits.SEARCH_COUNT))
+            self._rankings[name] = ranking
+            while len(self._rankings) > _RANKINGS:
+                self._rankings.popitem(last=False)
+        end = page.offset
+        answer: list[bytes] = []
+        total = 0
+        # A page is as long as asked for unless it would not fit in a message.
+        while end < len(ranking) and len(answer) < size:
+            envelopes = self._storage.records_at(ranking[end : end + 1])
+            if envelopes:
+                total += len(envelopes[0]) + 8
+                if total > limits.MESSAGE_BYTES - limits.KIB:
+                    break
+                answer.append(framing.field(1, envelopes[0]))
+            end += 1
+        if end < len(ranking):
+            token = index.page_token(index.Page(page.as_of, end), question, self._page_secret)
+            answer.append(framing.field(2, token.encode()))
+        if len(ranking):
+            answer.append(b"\x18" + framing.varint(len(ranking)))
+        return b"".join(answer)
+
+    async def publish(self, requests: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[bytes]:
+        if self._publishing >= _PUBLISH_STREAMS:
+            raise Overloaded("too many organizations publish at once: try again later")
+        self._publishing += 1
+        waiting: asyncio.Queue[asyncio.Future[list[Outcome]] | Exception | None] = asyncio.Queue(_PUBLISH_AHEAD)
+
+        async def read() -> None:
+            try:
+                async for request in requests:
+                    self._passes.standing(caller)
+                    answer = self._writer.submit(caller.prefix, lambda request=request: _envelopes(request))  # type: ignore[misc]
+                    await waiting.put(asyncio.wrap_future(answer))
+            except Exception as error:  # noqa: BLE001 — raised again by whoever answers
+                await waiting.put(error)
+            else:
+                await waiting.put(None)
+
+        reader = asyncio.ensure_future(read())
+        try:
+            while (each := await waiting.get()) is not None:
+                if isinstance(each, Exception):
+                    raise each
+                yield _outcomes(await each)
+            await reader
+        finally:
+            self._publishing -= 1
+            reader.cancel()
+
+    async def watch(self, request: bytes, caller: Caller) -> AsyncIterator[bytes]:
+        after = parse(registry_pb2.WatchRequest, request).after
+        while not self._ended:
+            self._passes.standing(caller)
+            news = self._news
+            changes = self._storage.changes(after, _WATCH_CHANGES, _WATCH_BYTES)
+            if changes:
+                after = changes[-1][0]
+                yield b"".join(framing.change(position, envelope) for position, envelope in changes)
+            else:
+                try:
+                    await asyncio.wait_for(news.wait(), _WATCH_LOOK)
+                except TimeoutError:
+                    continue
+
+
+def _envelopes(request: bytes) -> list[Envelope]:
+    return [wire.envelope_from_message(each) for each in parse(registry_pb2.PublishRequest, request).envelopes]
+
+
+def _outcomes(outcomes: list[Outcome]) -> bytes:
+    return registry_pb2.PublishResponse(
+        outcomes=[
+            registry_pb2.PublishOutcome(digest=each.digest, code=each.code.value, message=each.message)  # type: ignore[arg-type]
+            for each in outcomes
+        ]
+    ).SerializeToString()

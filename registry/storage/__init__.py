@@ -1,0 +1,1 @@
+"""What the registry keeps, behind one Protocol: the only place with SQL."""

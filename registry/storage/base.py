@@ -1,0 +1,154 @@
+"""What the registry asks of a database. Every implementation runs the same contract tests.
+
+Reading. Every method may be called from any thread at any time; it sees what was committed before it began,
+and never waits for a writer. Envelopes are bytes here, as they came; they are not verified again.
+
+Writing. ``writing()`` opens one transaction: all of it or nothing, and durable (on the disk, not in a cache)
+when the block has ended without an error. One at a time: it waits for another process's, up to a few seconds,
+then raises Overloaded, which is worth trying again. What is read inside sees what was written inside. Only
+the thread that opened it may use it, and only until the block ends.
+
+Errors. NoSpace, Overloaded and StorageFailed; nothing was stored then. After NoSpace reading goes on. No other
+error escapes.
+
+Closing. Whoever opened it closes it, once; after that nothing may be called.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from hanse.model.identifier import Prefix
+from hanse.model.organization import Member
+from registry.accept import Stored
+from registry.index import Document, Question
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A version of an object. ``document`` is None for a tombstone: nothing of it is found by searching."""
+
+    key: str
+    version: int
+    digest: bytes
+    issued_at: int
+    envelope: bytes
+    document: Document | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOrganization:
+    """One version of an organization's record."""
+
+    version: int
+    digest: bytes
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInvitation:
+    """``spent_by`` is the digest of the organization record that it let in, None while it is unspent."""
+
+    prefix: Prefix
+    display_name: str
+    expires_at: int
+    spent_by: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How much there is."""
+
+    objects: int
+    withdrawn: int
+    last_position: int
+    bytes_on_disk: int
+
+
+class Writing(Protocol):
+    """An open transaction."""
+
+    def stored(self, keys: Sequence[str]) -> dict[str, Stored]:
+        """The newest version of each; keys without one are left out."""
+
+    def digest_of(self, key: str, version: int) -> bytes | None:
+        """Of any version that was ever stored."""
+
+    def put_records(self, records: Sequence[NewRecord]) -> None:
+        """Each follows the newest stored version of its key, or one before it in the sequence; the caller has checked."""
+
+    def put_organization(self, prefix: Prefix, organization: StoredOrganization) -> None:
+        """Appends to the chain and to the changes. The version is new."""
+
+    def organization_digest(self, prefix: Prefix, version: int) -> bytes | None: ...
+
+    def newest_organization(self, prefix: Prefix) -> StoredOrganization | None: ...
+
+    def member(self, prefix: Prefix) -> Member | None: ...
+
+    def members(self) -> list[Member]:
+        """In the order of their prefixes."""
+
+    def put_member(self, member: Member, now: int) -> None:
+        """Adds or replaces the line of a member."""
+
+    def next_membership_version(self) -> int:
+        """Counts up and returns the new version."""
+
+    def put_change(self, envelope: bytes) -> None:
+        """Appends to the changes what is neither a record nor an organization: a membership head."""
+
+    def put_invitation(self, secret_hash: bytes, invitation: StoredInvitation, now: int) -> None: ...
+
+    def invitation(self, secret_hash: bytes) -> StoredInvitation | None: ...
+
+    def spend_invitation(self, secret_hash: bytes, organization_digest: bytes, now: int) -> None: ...
+
+    def remember(self, name: str, value: str) -> None:
+        """Keeps a small text under a name, replacing what was there."""
+
+
+class Storage(Protocol):
+    """Everything that one registry keeps."""
+
+    def writing(self) -> AbstractContextManager[Writing]: ...
+
+    def resolve(self, keys: Sequence[str]) -> dict[str, tuple[bool, bytes]]:
+        """Per key whether it is withdrawn, and the newest envelope; unknown keys are left out. The hot path."""
+
+    def organizations(self, prefix: Prefix, after_version: int) -> list[StoredOrganization]:
+        """The chain after a version, oldest first; empty for an unknown prefix."""
+
+    def membership(self) -> tuple[int, list[Member]]:
+        """The version, 0 before the first member, and all lines in the order of their prefixes."""
+
+    def membership_version(self) -> int: ...
+
+    def changes(self, after: int, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
+        """Positions and envelopes, in order. At most ``limit``; stops after the one that passes ``limit_bytes``."""
+
+    def last_position(self) -> int:
+        """0 when nothing has changed yet."""
+
+    def find(self, question: Question, as_of: int, limit: int) -> list[int]:
+        """Positions, ``as_of`` at most, of active newest records that match.
+
+        The best first, of equals the newest; without a text the newest first.
+        """
+
+    def records_at(self, positions: Sequence[int]) -> list[bytes]:
+        """The newest envelopes of the objects that were published at these positions; withdrawn ones are left out."""
+
+    def recall(self, name: str) -> str | None:
+        """What was remembered."""
+
+    def stamp(self) -> int:
+        """Differs from before when another connection or process has committed since."""
+
+    def figures(self) -> Figures: ...
+
+    def problems(self) -> list[str]:
+        """What does not hold together in the database itself; may take long."""
+
+    def close(self) -> None: ...

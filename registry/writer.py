@@ -1,0 +1,236 @@
+"""Publishing: envelopes of all streams, verified in parallel, stored in groups, acknowledged when durable.
+
+One thread owns the transaction. It takes all that waits, up to GROUP records, so that one sync to the disk
+serves many; while it writes, other threads verify what comes next. The order of a stream is kept: what was
+submitted first is decided first. One bad record does not sink its group, and a group that could not be
+stored is answered 'try again', each of it.
+
+    outcomes = writer.submit(prefix, message).result()
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from hanse import limits, wire
+from hanse.errors import HanseError, InvalidInput, LimitExceeded
+from hanse.model.envelope import Envelope
+from hanse.model.identifier import Prefix
+from hanse.trust import VerifiedOrganization
+from registry.accept import (
+    Candidate,
+    Code,
+    OrganizationCandidate,
+    Outcome,
+    Stored,
+    decide,
+    decide_organization,
+    examine,
+)
+from registry.joining import Membership
+from registry.storage.base import NewRecord, Storage, Writing
+
+_log = structlog.get_logger()
+
+GROUP = 1000  # records in one transaction: enough to spread a sync over, too few to make anybody wait long
+
+Examined = Candidate | OrganizationCandidate | Outcome
+
+
+class Owners(Protocol):
+    """Who may publish now."""
+
+    def owner(self, sender: Prefix) -> VerifiedOrganization:
+        """Raises NotPermitted for one who may not."""
+
+    def changed(self, *, members: bool) -> None:
+        """Something was committed; ``members``: among it, the membership."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    sender: Prefix
+    examined: "Future[list[Examined]]"
+    answer: "Future[list[Outcome]]"
+
+
+class Writer:
+    """Runs until ``close``."""
+
+    def __init__(
+        self, storage: Storage, membership: Membership, owners: Owners, clock: Callable[[], float] = time.time,
+        threads: int = 2,
+    ) -> None:  # fmt: skip
+        self._storage = storage
+        self._membership = membership
+        self._owners = owners
+        self._clock = clock
+        self._waiting: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(threads, "examine")
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, sender: Prefix, envelopes: Callable[[], list[Envelope]]) -> "Future[list[Outcome]]":
+        """Their outcomes, in their order. ``envelopes`` decodes them, in another thread; may raise InvalidInput."""
+        batch = _Batch(sender, self._pool.submit(self._examine, sender, envelopes), Future())
+        self._waiting.put(batch)
+        return batch.answer
+
+    def close(self) -> None:
+        """Stores what was submitted, then ends."""
+        self._waiting.put(None)
+        self._thread.join()
+        self._pool.shutdown()
+
+    def _examine(self, sender: Prefix, decode: Callable[[], list[Envelope]]) -> list[Examined]:
+        envelopes = decode()
+        if len(envelopes) > limits.BATCH:
+            raise LimitExceeded(f"one message has at most {limits.BATCH} envelopes")
+        owner, now = self._owners.owner(sender), int(self._clock())
+        return [examine(envelope, sender, owner, now) for envelope in envelopes]
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            group: list[tuple[_Batch, list[Examined]]] = []
+            count = 0
+            batch = self._waiting.get()
+            while True:
+                if batch is None:
+                    ended = True
+                    break
+                try:
+                    examined = batch.examined.result()
+                    group.append((batch, examined))
+                    count += len(examined)
+                except Exception as error:  # noqa: BLE001: whatever it is belongs to whoever submitted
+                    batch.answer.set_exception(error)
+                if count >= GROUP or self._waiting.empty():
+                    break
+                batch = self._waiting.get()
+            if group:
+                self._store_and_answer(group)
+
+    def _store_and_answer(self, group: Sequence[tuple[_Batch, list[Examined]]]) -> None:
+        try:
+            store = _Group(self._membership, self._owners, int(self._clock()))
+            with self._storage.writing() as writing:
+                answers = [store.decide(writing, batch.sender, examined) for batch, examined in group]
+                store.flush(writing)
+            if store.stored:
+                self._owners.changed(members=store.members_changed)
+        except HanseError as error:
+            _log.warning("publish.failed", reason=error.reason, records=sum(len(examined) for _, examined in group))
+            answers = [
+                [
+                    Outcome(each.digest, Code.TRY_AGAIN, f"the registry cannot store at present: {error}")
+                    for each in examined
+                ]
+                for _, examined in group
+            ]
+        except Exception as error:
+            _log.exception("publish.broken")
+            for batch, _ in group:
+                batch.answer.set_exception(error)
+            return
+        for (batch, _), outcomes in zip(group, answers, strict=True):
+            batch.answer.set_result(outcomes)
+
+
+class _Group:
+    """The records of one transaction."""
+
+    def __init__(self, membership: Membership, owners: Owners, now: int) -> None:
+        self._membership = membership
+        self._owners = owners
+        self._now = now
+        self._new: list[NewRecord] = []
+        self._ahead: dict[str, Stored] = {}  # what this transaction is about to store
+        self._organizations: dict[Prefix, VerifiedOrganization] = {}
+        self.stored = 0
+        self.members_changed = False
+
+    def decide(self, writing: Writing, sender: Prefix, examined: Sequence[Examined]) -> list[Outcome]:
+        known = writing.stored([each.record.id.key for each in examined if isinstance(each, Candidate)])
+        outcomes = []
+        for each in examined:
+            if isinstance(each, Outcome):
+                outcomes.append(each)
+            elif isinstance(each, OrganizationCandidate):
+                outcomes.append(self._organization(writing, sender, each))
+            else:
+                outcomes.append(self._record(writing, sender, each, known))
+        return outcomes
+
+    def flush(self, writing: Writing) -> None:
+        if self._new:
+            writing.put_records(self._new)
+            self.stored += len(self._new)
+            self._new = []
+
+    def _owner(self, sender: Prefix) -> VerifiedOrganization:
+        return self._organizations.get(sender) or self._owners.owner(sender)
+
+    def _record(self, writing: Writing, sender: Prefix, candidate: Candidate, known: dict[str, Stored]) -> Outcome:
+        try:
+            owner = self._owner(sender)
+        except HanseError as error:
+            return Outcome(candidate.digest, Code.REFUSED, str(error))
+        if owner.digest != candidate.owner_digest:
+            # Its owner has another record by now, perhaps another key.
+            again = examine(candidate.envelope, sender, owner, self._now)
+            if not isinstance(again, Candidate):
+                return (
+                    again if isinstance(again, Outcome) else Outcome(candidate.digest, Code.TRY_AGAIN, "send it again")
+                )
+            candidate = again
+        record, key = candidate.record, candidate.record.id.key
+        stored = self._ahead.get(key) or known.get(key)
+        same_version = None
+        if stored is not None and record.version <= stored.version:
+            if record.version == stored.version:
+                same_version = stored.digest
+            else:
+                if key in self._ahead:
+                    self.flush(writing)
+                same_version = writing.digest_of(key, record.version)
+        outcome = decide(candidate, stored, same_version)
+        if outcome.code is Code.ACCEPTED and same_version is None:
+            self._ahead[key] = Stored(record.version, candidate.digest, candidate.document is None)
+            self._new.append(
+                NewRecord(
+                    key,
+                    record.version,
+                    candidate.digest,
+                    record.issued_at,
+                    wire.encode_envelope(candidate.envelope),
+                    candidate.document,
+                )
+            )
+        return outcome
+
+    def _organization(self, writing: Writing, sender: Prefix, candidate: OrganizationCandidate) -> Outcome:
+        try:
+            pinned = self._owner(sender)
+        except HanseError as error:
+            return Outcome(candidate.digest, Code.REFUSED, str(error))
+        try:
+            known = writing.organization_digest(sender, candidate.version)
+            decided = decide_organization(candidate, sender, pinned, known, self._now)
+            if isinstance(decided, Outcome):
+                return decided
+            # In the order in which it was sent, also for those who watch.
+            self.flush(writing)
+            self._membership.follow(writing, decided)
+        except InvalidInput as error:
+            return Outcome(candidate.digest, Code.REFUSED, str(error))
+        self._organizations[sender] = decided
+        self.stored += 1
+        self.members_changed = True
+        return Outcome(candidate.digest, Code.ACCEPTED)
