@@ -68,9 +68,13 @@ def to_disk(scale: Scale, folder: Path, reader: ours.Node, source: Path) -> Iter
     )
     yield Row("the same", "the same + `openssl dgst -sha256` afterwards", both, command, tuple(digests), how=whole)
     yield Row(
-        "the same, by the SDK", "nginx + curl", None, inside, tuple(runs["nginx + curl"]),
+        "the same, by the SDK",
+        "nginx + curl",
+        None,
+        inside,
+        tuple(runs["nginx + curl"]),
         how="`Client.fetch` in a fresh process, without the interpreter's start; `curl` whole",
-    )  # fmt: skip
+    )
 
 
 def to_memory(scale: Scale, folder: Path, reader: ours.Node) -> Iterator[Row]:
@@ -92,6 +96,10 @@ def to_memory(scale: Scale, folder: Path, reader: ours.Node) -> Iterator[Row]:
         yield Row(what, against, target, missing=str(missing))
         return
     yield Row(
-        what, against, target, tuple(runs["Client.open().read()"]), tuple(runs["flight"]),
+        what,
+        against,
+        target,
+        tuple(runs["Client.open().read()"]),
+        tuple(runs["flight"]),
         how="`Client.open(id).read()` and `do_get().read_all()` in fresh processes, dialling included, imports not",
-    )  # fmt: skip
+    )

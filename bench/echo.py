@@ -1,4 +1,4 @@
-"""The least that a grpcio server over TLS can do: answer with the request. ``python -m bench.echo sync PORT KEY CERT``."""
+"""A grpcio server over TLS that answers with the request. ``python -m bench.echo sync PORT KEY CERT``."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Arrow Flight over mutual TLS, to memory: ``serve PORT KEY CERT BYTES`` and ``fetch URL KEY CERT`` (prints seconds)."""
+"""Arrow Flight over mutual TLS, to memory: ``serve PORT KEY CERT BYTES`` ``fetch URL KEY CERT``."""
 
 import os
 import sys

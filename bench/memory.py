@@ -31,10 +31,21 @@ def measure(scale: Scale, folder: Path) -> Iterator[Row]:
         for _ in range(5):
             time.sleep(0.5)
             idle.append(resident(node.process.pid, "VmRSS"))
-        yield Row("memory of an idle node", "–", Target(100, at_least=False, unit="MB"), tuple(idle), unit="MB", how="VmRSS of `hanse serve`, 3 to 6 s after its start")  # fmt: skip
+        yield Row(
+            "memory of an idle node",
+            "–",
+            Target(100, at_least=False, unit="MB"),
+            tuple(idle),
+            unit="MB",
+            how="VmRSS of `hanse serve`, 3 to 6 s after its start",
+        )
         ours.inside("drain", reader.home, f"{PREFIX}/large")
         most = resident(node.process.pid, "VmHWM")
         yield Row(
-            f"memory of a node serving {scale.served_bytes / GIB:g} GiB", "–", Target(200, at_least=False, unit="MB"), (most,),
-            unit="MB", how="VmHWM of `hanse serve` after one stream of all of it",
-        )  # fmt: skip
+            f"memory of a node serving {scale.served_bytes / GIB:g} GiB",
+            "–",
+            Target(200, at_least=False, unit="MB"),
+            (most,),
+            unit="MB",
+            how="VmHWM of `hanse serve` after one stream of all of it",
+        )

@@ -105,10 +105,10 @@ def record(id: Identifier, now: int) -> ObjectRecord:
         language="en",
         license="CC-BY-4.0",
     )
+    summary, access = Summary(12, 3_400_000, ("text/csv",)), Access(AccessMode.ON_REQUEST)
     return ObjectRecord(
-        id, 1, b"", "Dataset", Status.ACTIVE, metadata, Summary(12, 3_400_000, ("text/csv",)), Access(AccessMode.ON_REQUEST),
-        ("describe", "fetch"), bytes(32), now, 300,
-    )  # fmt: skip
+        id, 1, b"", "Dataset", Status.ACTIVE, metadata, summary, access, ("describe", "fetch"), bytes(32), now, 300
+    )
 
 
 def signed(ids: Sequence[Identifier], key: SigningKey, now: int) -> Iterator[Envelope]:

@@ -5,6 +5,7 @@ A peer that is not on the machine raises Missing with its name: the table says s
 
 import contextlib
 import getpass
+import importlib.util
 import os
 import re
 import shutil
@@ -75,24 +76,23 @@ def daemon(argv: Sequence[str | Path], port: int | None, log: Path, env: dict[st
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
-        except subprocess.TimeoutExpired:
-            pass
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(5)
 
 
 class Pki:
-    """One self-signed ECDSA P-256 certificate for localhost: both sides show it and trust it alone, hence mutual TLS."""
+    """A self-signed ECDSA P-256 certificate that both sides show, and trust alone: mutual TLS."""
 
     def __init__(self, folder: Path) -> None:
         self.key, self.certificate = folder / "peer.key", folder / "peer.crt"
         if not self.certificate.exists():
             timed(
                 [
-                    need("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    need("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+                    "-nodes",
                     "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
                     "-keyout", self.key, "-out", self.certificate,
                 ]
@@ -151,8 +151,8 @@ class Ssh:
     def __init__(self, port: int, key: Path, known: Path) -> None:
         self.target = f"{getpass.getuser()}@127.0.0.1"
         self.command = (
-            f"{need('ssh')} -F none -p {port} -i {key} -o IdentitiesOnly=yes -o BatchMode=yes -o UserKnownHostsFile={known} "
-            "-o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
+            f"{need('ssh')} -F none -p {port} -i {key} -o IdentitiesOnly=yes -o BatchMode=yes "
+            f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
         )
 
 
@@ -171,7 +171,7 @@ def sshd(folder: Path) -> Iterator[Ssh]:
     )
     argv: list[str | Path] = [program, "-D", "-e", "-f", configuration]
     if os.geteuid() == 0 and not Path("/run/sshd").is_dir():
-        # As root sshd demands /run/sshd. It gets one in a mount namespace of its own; the machine's /run stays as it is.
+        # As root sshd demands /run/sshd. It gets one in a mount namespace of its own: /run stays as it is.
         script = 'mount -t tmpfs tmpfs /run && mkdir -m 0755 /run/sshd && exec "$@"'
         argv = [need("unshare"), "--mount", "sh", "-c", script, "sh", *argv]
     with daemon(argv, port, folder / "sshd.log"):
@@ -222,10 +222,8 @@ def grpc_echo(folder: Path, kind: str) -> Iterator[int]:
 @contextlib.contextmanager
 def flight(folder: Path, size: int) -> Iterator[str]:
     """An Arrow Flight server over mutual TLS that has ``size`` bytes in memory, in batches of 1 MiB."""
-    try:
-        import pyarrow.flight
-    except ImportError:
-        raise Missing("pyarrow") from None
+    if importlib.util.find_spec("pyarrow") is None:
+        raise Missing("pyarrow")
     pki, port = Pki(folder), free_port()
     argv = [sys.executable, "-m", "bench.flight", "serve", str(port), pki.key, pki.certificate, str(size)]
     with daemon(argv, port, folder / "flight.log"):

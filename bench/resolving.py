@@ -83,9 +83,14 @@ def unary(scale: Scale, folder: Path, node: ours.Node, ids: list[Identifier]) ->
         return
     faster = max(("echo sync", "echo asyncio"), key=lambda name: statistics.median(runs[name]))
     yield Row(
-        what, f"{against}: {faster}", target, tuple(runs["resolve"]), tuple(runs[faster]), unit="calls/s",
-        how="4 connections, 16 calls in flight on each, the same request bytes and headers to all; TLS 1.3; 10,000 records",
-    )  # fmt: skip
+        what,
+        f"{against}: {faster}",
+        target,
+        tuple(runs["resolve"]),
+        tuple(runs[faster]),
+        unit="calls/s",
+        how="4 connections, 16 calls in flight on each, the same request and headers to all; TLS 1.3; 10,000 records",
+    )
 
 
 def batches(scale: Scale, node: ours.Node, ids: list[Identifier]) -> Iterator[Row]:
@@ -109,9 +114,13 @@ def batches(scale: Scale, node: ours.Node, ids: list[Identifier]) -> Iterator[Ro
     runs = in_turns(scale.runs, {"ids/s": served})["ids/s"]
     raw.channel.close()
     yield Row(
-        f"resolve in batches of {BATCH}, served", "–", Target(100_000, unit="ids/s"), tuple(runs), unit="ids/s",
+        f"resolve in batches of {BATCH}, served",
+        "–",
+        Target(100_000, unit="ids/s"),
+        tuple(runs),
+        unit="ids/s",
         how=f"{IN_FLIGHT} calls in flight from one process that does not parse the answers; random ids of 10,000",
-    )  # fmt: skip
+    )
     yield verification(scale, node)
 
 
@@ -167,10 +176,14 @@ def latency(scale: Scale, folder: Path) -> Iterator[Row]:
     smallest, *larger = scale.records
     for size in larger:
         yield Row(
-            f"resolve latency with {size:,} records", f"itself with {smallest:,}", Target(1.3, at_least=False),
-            tuple(runs[f"{size:,} records"]), tuple(runs[f"{smallest:,} records"]), unit="ms",
+            f"resolve latency with {size:,} records",
+            f"itself with {smallest:,}",
+            Target(1.3, at_least=False),
+            tuple(runs[f"{size:,} records"]),
+            tuple(runs[f"{smallest:,} records"]),
+            unit="ms",
             how=f"median of {scale.latency_calls} single calls of random ids a run, one at a time",
-        )  # fmt: skip
+        )
 
 
 def _latency(raw: Raw, ids: list[Identifier], calls: int) -> Run:

@@ -142,7 +142,8 @@ class Machine:
         now = datetime.datetime.now(datetime.UTC)
         return (
             f"{now:%Y-%m-%d %H:%M} UTC · {_processor()}, {self.cores} cores, {memory:.0f} GB · "
-            f"Linux {platform.release().split('-')[0]} · Python {platform.python_version()} · grpcio {_version('grpcio')}"
+            f"Linux {platform.release().split('-')[0]} · Python {platform.python_version()} · "
+            f"grpcio {_version('grpcio')}"
         )
 
 

@@ -37,10 +37,14 @@ def large(scale: Scale, folder: Path, node: ours.Node) -> Row:
     finally:
         disk.remove(source)
     return Row(
-        what, against, target, tuple(runs["hanse add"]), tuple(runs["openssl dgst"]),
+        what,
+        against,
+        target,
+        tuple(runs["hanse add"]),
+        tuple(runs["openssl dgst"]),
         how="whole commands from outside, file in the page cache; ours hashes twice (chunks and whole) and commits a "
         "manifest and a record",
-    )  # fmt: skip
+    )
 
 
 def small(scale: Scale, folder: Path, node: ours.Node) -> Row:
@@ -64,6 +68,10 @@ def small(scale: Scale, folder: Path, node: ours.Node) -> Row:
     except peers.Missing as missing:
         return Row(what, against, target, missing=str(missing))
     return Row(
-        what, against, target, tuple(runs["hanse add"]), tuple(runs["restic"]),
+        what,
+        against,
+        target,
+        tuple(runs["hanse add"]),
+        tuple(runs["restic"]),
         how="whole commands from outside, files in the page cache; restic also stores the bytes, we only hash them",
-    )  # fmt: skip
+    )
