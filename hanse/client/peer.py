@@ -56,14 +56,60 @@ class Span:
     chunks: int = 0
 
 
+class Stream(Iterator[T]):
+    """The messages of one call. ``cancel`` may be called from another thread; the reader then gets Unreachable."""
+
+    def __init__(self, call: Any, watch: "_StallWatch", whom: str, prefix: Prefix) -> None:
+        self._call = call
+        self._watch = watch
+        self._watched = watch.add(call)
+        self._whom = whom
+        self._prefix = prefix
+        self._ahead: list[T] = []
+
+    def wait(self) -> None:
+        """Returns when the first message has come, or the end. Raises as ``next`` does."""
+        with contextlib.suppress(StopIteration):
+            self._ahead.append(next(self))
+
+    def __next__(self) -> T:
+        if self._ahead:
+            return self._ahead.pop()
+        watched = self._watched
+        try:
+            watched.since = time.monotonic()
+            message: T = next(self._call)
+            watched.since = None
+        except StopIteration:
+            self.cancel()
+            raise
+        except grpc.RpcError as error:
+            self.cancel()
+            if watched.stalled:
+                raise TimedOut(f"{self._whom} sent nothing for {limits.STREAM_STALL} s") from None
+            raise _failure(error, self._whom, self._prefix) from None
+        return message
+
+    def cancel(self) -> None:
+        self._watch.remove(self._watched)
+        self._call.cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a node says of a version, not verified; ``pages`` come as they are read."""
+    """What a node says of a version, not verified. The pages come as they are read; ``close`` ends them."""
 
     record: Envelope
     manifest: Envelope
     salt: bytes
-    pages: Iterator[bytes]
+    responses: Stream[node_pb2.DescribeResponse]
+
+    @property
+    def pages(self) -> Iterator[bytes]:
+        return (response.page for response in self.responses)
+
+    def close(self) -> None:
+        self.responses.cancel()
 
 
 class Peer:
@@ -76,11 +122,12 @@ class Peer:
         self._version = 0
         self._channels: list[tuple[str, grpc.Channel]] = []
         self._watch = _StallWatch()
+        self._lock = threading.Lock()
 
     def describe(
         self, identifier: Identifier, version: int = 0, first_page: int = 0, no_pages: bool = False
     ) -> Described:
-        """Version 0 is the newest. The pages are a stream: read them at once or close the peer."""
+        """Version 0 is the newest."""
         request = node_pb2.DescribeRequest(
             id=str(identifier), version=version, first_page=first_page, no_pages=no_pages
         )
@@ -92,22 +139,24 @@ class Peer:
             record, manifest = wire.envelope_from_message(head.record), wire.envelope_from_message(head.manifest)
         except InvalidInput as error:
             raise WrongContent(f"the node of {self.prefix} sent what does not parse: {error}") from None
-        return Described(record, manifest, head.salt, (response.page for response in stream))
+        return Described(record, manifest, head.salt, stream)
 
     def hashes(self, identifier: Identifier, version: int, element: int, count: int) -> bytes:
         """The leaf hashes of an element's chunks, exactly ``count`` of them. Raises WrongContent."""
         request = node_pb2.HashesRequest(id=str(identifier), version=version, element=element)
         found = bytearray()
-        for response in self._stream("Hashes", request, node_pb2.HashesResponse.FromString, limits.STREAM_TIMEOUT):
+        stream = self._stream("Hashes", request, node_pb2.HashesResponse.FromString, limits.STREAM_TIMEOUT)
+        for response in stream:
             found += response.hashes
             if len(found) > 32 * count:
+                stream.cancel()
                 break
         if len(found) != 32 * count:
             raise WrongContent(f"the node of {self.prefix} sent another number of chunk hashes than the manifest names")
         return bytes(found)
 
-    def fetch(self, identifier: Identifier, version: int, spans: Sequence[Span]) -> Iterator[Buffer]:
-        """The chunks of the spans, concatenated and cut anywhere. Closing the iterator ends the stream."""
+    def fetch(self, identifier: Identifier, version: int, spans: Sequence[Span]) -> Stream[Buffer]:
+        """The chunks of the spans, concatenated and cut anywhere."""
         request = node_pb2.FetchRequest(
             id=str(identifier),
             version=version,
@@ -132,7 +181,7 @@ class Peer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stream(self, method: str, request: Any, parse: Callable[[bytes], T], timeout: float) -> Iterator[T]:
+    def _stream(self, method: str, request: Any, parse: Callable[[bytes], T], timeout: float) -> Stream[T]:
         """The messages of one call. Tries each address, then each address of a newer record of the owner."""
         self._dial(self._find(self.prefix))
         tried = self._version
@@ -150,8 +199,11 @@ class Peer:
 
     def _dial(self, owner: VerifiedOrganization) -> None:
         """Channels to each node of the organization's record; to new ones when the record is a newer one."""
-        if owner.record.version == self._version and self._channels:
-            return
+        with self._lock:
+            if owner.record.version != self._version or not self._channels:
+                self._replace(owner)
+
+    def _replace(self, owner: VerifiedOrganization) -> None:
         for _, channel in self._channels:
             channel.close()
         self._version = owner.record.version
@@ -174,50 +226,25 @@ class Peer:
         if not self._channels:
             raise NotFound(f"{self.prefix} runs no node that can be asked: its record names no address")
 
-    def _first(self, method: str, request: Any, parse: Callable[[bytes], T], timeout: float) -> Iterator[T]:
+    def _first(self, method: str, request: Any, parse: Callable[[bytes], T], timeout: float) -> Stream[T]:
         """The stream from the first address that answers; its first message has come."""
         failure: HanseError | None = None
-        for address, channel in self._channels:
+        for address, channel in tuple(self._channels):
             call = channel.unary_stream(
                 f"/hanse.v1.Node/{method}",
                 request_serializer=type(request).SerializeToString,
                 response_deserializer=parse,
             )(request, timeout=timeout)
-            stream = self._messages(call, address)
+            stream: Stream[T] = Stream(call, self._watch, f"the node of {self.prefix} at {address}", self.prefix)
             try:
-                first = next(stream)
-            except StopIteration:
-                return iter(())
+                stream.wait()
             except (Unreachable, VerificationFailed) as error:
                 # Somebody else at one address outweighs nobody at the next.
                 failure = failure if isinstance(failure, VerificationFailed) else error
                 continue
-            return _prepend(first, stream)
+            return stream
         assert failure is not None  # noqa: S101 - there is at least one channel
         raise failure
-
-    def _messages(self, call: Any, address: str) -> Iterator[Any]:
-        whom = f"the node of {self.prefix} at {address}"
-        watched = self._watch.add(call)
-        try:
-            while True:
-                with watched:
-                    message = next(call, None)
-                if message is None:
-                    return
-                yield message
-        except grpc.RpcError as error:
-            if watched.stalled:
-                raise TimedOut(f"{whom} sent nothing for {limits.STREAM_STALL} s") from None
-            raise _failure(error, whom, self.prefix) from None
-        finally:
-            call.cancel()
-            self._watch.remove(watched)
-
-
-def _prepend(first: T, rest: Iterator[T]) -> Iterator[T]:
-    yield first
-    yield from rest
 
 
 def _failure(error: grpc.RpcError, whom: str, prefix: Prefix) -> HanseError:
@@ -255,18 +282,12 @@ def data_of_response(message: bytes) -> Buffer:
 
 
 class _Watched:
-    """One call; inside ``with`` it waits for the other side."""
+    """One call; ``since`` (monotonic seconds) is set while it waits for the other side."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
         self.since: float | None = None
         self.stalled = False
-
-    def __enter__(self) -> None:
-        self.since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self.since = None
 
 
 class _StallWatch:

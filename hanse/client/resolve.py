@@ -279,6 +279,7 @@ class Resolver:
         try:
             with self.peer(identifier.prefix) as peer:
                 described = peer.describe(identifier, no_pages=True)
+                described.close()
         except (NotPermitted, NotFound) as error:
             if isinstance(error, NotAuthenticated):
                 raise

@@ -1,0 +1,513 @@
+"""From an identifier to files on this disk: what arrives is what the owner signed, or nothing does.
+
+Every chunk is verified before it is written, under a temporary name beside the target; what was verified is not
+sent again after an interruption of either side. Elements of up to _WHOLE_BYTES come many at a time, so that a
+folder of small files costs no round trip each. SPEC.md section 10.
+
+    fetch(resolver, Identifier.parse("86.north/trial-7"), Path("trial-7"), streams=2, report=print)
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+from hanse import limits
+from hanse.client.content import FIRST_PATIENCE, Description, describe
+from hanse.client.durable import WriteBack
+from hanse.client.partial import Partial, remove_leftover
+from hanse.client.peer import Peer, Span
+from hanse.client.progress import Patience, Progress, Report
+from hanse.client.resolve import Resolver
+from hanse.client.transfer import Incoming, take_chunk, take_element, write
+from hanse.client.verify import differences, holds, read_at
+from hanse.errors import Conflict, InvalidInput, LimitExceeded, Unreachable, WrongContent
+from hanse.files import storage_errors
+from hanse.merkle import HASH_BYTES, leaf_hash, root
+from hanse.model.identifier import Identifier
+from hanse.model.manifest import Element
+
+T = TypeVar("T")
+PATIENCE = 60.0  # seconds without progress after which a running fetch gives up
+MAX_STREAMS = 32
+_WHOLE_BYTES = 4 * limits.MIB  # held in memory, verified whole; larger ones need their chunks' hashes first
+_JOB_BYTES = 1024 * limits.MIB
+_MIN_JOB_BYTES = 16 * limits.MIB
+_JOB_ELEMENTS = 8192
+_HASHES_AHEAD = 8
+_NOTE_BYTES = 1 * limits.MIB  # small files between two lines of the journal
+_WRITE_BACK_BYTES = 16 * limits.MIB
+_REPORT_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What is at ``path`` now. ``resumed_bytes`` were there; ``already_there``: all of it, under its name."""
+
+    path: Path
+    id: Identifier
+    version: int
+    elements: int
+    total_bytes: int
+    transferred_bytes: int
+    resumed_bytes: int = 0
+    already_there: bool = False
+
+
+@dataclass(slots=True)
+class _Whole:
+    """A small element."""
+
+    index: int
+    element: Element
+
+    @property
+    def length(self) -> int:
+        return self.element.length
+
+
+@dataclass(slots=True)
+class _Chunks:
+    """Consecutive chunks of a large element, with the verified hashes of all of its chunks."""
+
+    index: int
+    element: Element
+    hashes: bytes
+    first: int
+    count: int
+
+    @property
+    def length(self) -> int:
+        size = self.element.chunk_size
+        return min(self.element.length, (self.first + self.count) * size) - self.first * size
+
+
+_Piece = _Whole | _Chunks
+
+
+def fetch(
+    resolver: Resolver,
+    identifier: Identifier,
+    to: Path | None = None,
+    *,
+    elements: Sequence[str] = (),
+    version: int = 0,
+    streams: int = 1,
+    report: Report | None = None,
+    patience: float = PATIENCE,
+) -> Fetched:
+    """Fetches an object, or the named elements of it: one element to a file, several to a folder.
+
+    ``to`` is the file or folder to make (a file goes into a folder that exists); None is the object's own name in
+    the current folder. Version 0 is the newest. Raises Conflict when there is something else at the target, NoSpace,
+    what the owner's policy says, Unreachable when it does not answer for long, VerificationFailed.
+    """
+    if not 1 <= streams <= MAX_STREAMS:
+        raise LimitExceeded(f"a fetch has 1 to {MAX_STREAMS} streams")
+    if version < 0:
+        raise InvalidInput("a version is 1 or more; 0 is the newest")
+    with (
+        resolver.peer(identifier.prefix) as peer,
+        describe(resolver, peer, identifier, version, patience=min(FIRST_PATIENCE, patience)) as description,
+    ):
+        chosen = description.select(elements) if elements else None
+        single = len(chosen) == 1 if chosen is not None else description.manifest.single_file
+        target = _target(identifier, description, chosen, to, single=single)
+        return _Fetch(resolver, peer, description, chosen, target, single, streams, report, patience).run()
+
+
+def safe_name(suffix: str) -> str:
+    """A file name made from an identifier's suffix: it cannot leave a folder, hide, or look like an option."""
+    name = suffix.replace("/", "_").replace("\\", "_").lstrip(".")
+    if name.startswith("-"):
+        name = "_" + name[1:]
+    while len(name.encode()) > 200:
+        name = name[:-1]
+    return name or "object"
+
+
+def _target(
+    identifier: Identifier,
+    description: Description,
+    chosen: dict[int, Element] | None,
+    to: Path | None,
+    *,
+    single: bool,
+) -> Path:
+    if single:
+        element = next(iter(chosen.values())) if chosen is not None else next(e for _, e in description.elements())
+        own_name = element.name.text.rpartition("/")[2]
+        if to is None:
+            return Path(own_name).absolute()
+        return (to / own_name if to.is_dir() else to).absolute()
+    target = (Path(safe_name(identifier.suffix)) if to is None else to).absolute()
+    return Path(os.path.normpath(target))
+
+
+class _Fetch:
+    """One run. Workers take jobs, which are made as they are needed; the first error ends all of them."""
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        peer: Peer,
+        description: Description,
+        chosen: dict[int, Element] | None,
+        target: Path,
+        single: bool,
+        streams: int,
+        report: Report | None,
+        patience: float,
+    ) -> None:
+        manifest = description.manifest
+        self._resolver, self._peer, self._description = resolver, peer, description
+        self._id, self._version = manifest.id, manifest.version
+        self._chosen, self._target, self._single = chosen, target, single
+        self._streams, self._report, self._patience = streams, report, patience
+        self._total = manifest.total_bytes if chosen is None else sum(each.length for each in chosen.values())
+        self._count = manifest.element_count if chosen is None else len(chosen)
+        self._done_bytes = self._done_elements = self._resumed = 0
+        self._reported = 0.0
+        self._remaining: dict[int, int] = {}  # chunks of large elements that are being fetched
+        self._lock, self._planning = threading.Lock(), threading.Lock()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._active: set[Incoming] = set()
+
+    def run(self) -> Fetched:
+        if os.path.lexists(self._target) and not self._gives_way():
+            return self._compare()
+        chosen = b"".join(index.to_bytes(8, "big") for index in sorted(self._chosen or ()))
+        name = sha256(b"hanse-journal-1\n" + self._description.manifest_digest + chosen).digest()
+        partial = Partial(self._target, name, single=self._single)
+        try:
+            self._partial = partial
+            claimed = self._claimed()
+            partial.need(max(0, self._total - claimed), self._count)
+            self._write_back = WriteBack(_WRITE_BACK_BYTES)
+            try:
+                self._transfer_all()
+            finally:
+                self._write_back.close()
+            if (self._done_elements, self._done_bytes) != (self._count, self._total):
+                raise WrongContent(f"the elements of {self._id} did not all arrive")
+            partial.finish()
+        finally:
+            partial.close()
+        return self._fetched(self._total - self._resumed, self._resumed)
+
+    def _gives_way(self) -> bool:
+        """An empty folder is no content that could be lost: a folder that is fetched takes its place."""
+        if self._single or not self._target.is_dir() or self._target.is_symlink() or self._count == 0:
+            return False
+        with storage_errors(str(self._target)):
+            return next(os.scandir(self._target), None) is None
+
+    def _compare(self) -> Fetched:
+        if (self._single and self._target.is_dir()) or (not self._single and not self._target.is_dir()):
+            raise Conflict(f"{self._target} is there already: move it away, or choose another place with -o")
+        found = differences(self._target, self._description, self._chosen, self._report)
+        if found:
+            raise Conflict(
+                f"{self._target} is there already and differs from version {self._version} of {self._id} in "
+                f"{len(found)} file{'s' * (len(found) > 1)}: move it away, or choose another place with -o"
+            )
+        remove_leftover(self._target)
+        return self._fetched(0, 0, already_there=True)
+
+    def _fetched(self, transferred: int, resumed: int, *, already_there: bool = False) -> Fetched:
+        return Fetched(
+            self._target, self._id, self._version, self._count, self._total, transferred, resumed, already_there
+        )
+
+    def _claimed(self) -> int:
+        """Bytes that the journal says are there."""
+        journal, total = self._partial.journal, 0
+        if journal.elements or journal.chunks:
+            for index, element in self._elements():
+                if index in journal.elements:
+                    total += element.length
+                elif index in journal.chunks:
+                    total += len(journal.chunks[index]) * element.chunk_size
+        return total
+
+    # What is to be fetched.
+
+    def _elements(self) -> Iterable[tuple[int, Element]]:
+        return self._description.elements() if self._chosen is None else sorted(self._chosen.items())
+
+    def _plan(self, pool: ThreadPoolExecutor) -> Iterator[_Piece]:
+        """What is missing, in order. What the journal claims is hashed again; hashes of chunks are asked for ahead."""
+        ahead: deque[tuple[int, Element, Future[bytes] | None]] = deque()
+        asked = 0
+        for index, element in self._elements():
+            large = element.length > _WHOLE_BYTES
+            ahead.append((index, element, pool.submit(self._hashes, index, element) if large else None))
+            asked += large
+            while ahead and (ahead[0][2] is None or asked > _HASHES_AHEAD):
+                asked -= ahead[0][2] is not None
+                yield from self._missing(*ahead.popleft())
+        while ahead:
+            yield from self._missing(*ahead.popleft())
+
+    def _missing(self, index: int, element: Element, hashes: Future[bytes] | None) -> Iterator[_Piece]:
+        if hashes is None:
+            if index in self._partial.journal.elements and self._is_there(element):
+                self._advance(element.length, 1, resumed=element.length)
+            else:
+                yield _Whole(index, element)
+            return
+        leaves = hashes.result()
+        there = self._chunks_there(index, element, leaves)
+        missing = [chunk for chunk in range(element.chunk_count) if chunk not in there]
+        bytes_there = sum(element.chunk_length(chunk) for chunk in there)
+        with self._lock:
+            self._remaining[index] = len(missing)
+        self._advance(bytes_there, 0, resumed=bytes_there)
+        if not missing:
+            self._complete(index, element)
+        first = 0
+        for at in range(1, len(missing) + 1):
+            if at == len(missing) or missing[at] != missing[at - 1] + 1:
+                yield _Chunks(index, element, leaves, missing[first], at - first)
+                first = at
+
+    def _hashes(self, index: int, element: Element) -> bytes:
+        found = self._patiently(lambda: self._peer.hashes(self._id, self._version, index, element.chunk_count))
+        if root(found[at : at + HASH_BYTES] for at in range(0, len(found), HASH_BYTES)) != element.merkle_root:
+            raise WrongContent(f"the chunk hashes that the node of {self._id.prefix} sent are not those it signed")
+        return found
+
+    def _is_there(self, element: Element) -> bool:
+        descriptor = self._partial.open(element)
+        if descriptor is None:
+            return False
+        try:
+            return holds(descriptor, element)
+        finally:
+            os.close(descriptor)
+
+    def _chunks_there(self, index: int, element: Element, leaves: bytes) -> set[int]:
+        claimed = self._partial.journal.chunks.get(index)
+        descriptor = self._partial.open(element) if claimed else None
+        if not claimed or descriptor is None:
+            return set()
+        try:
+            buffer = memoryview(bytearray(element.chunk_size))
+            there = set()
+            for chunk in sorted(claimed):
+                if self._stop.is_set() or chunk >= element.chunk_count:
+                    break
+                view = buffer[: element.chunk_length(chunk)]
+                leaf = leaves[chunk * HASH_BYTES : (chunk + 1) * HASH_BYTES]
+                if read_at(descriptor, view, chunk * element.chunk_size) and leaf_hash(view) == leaf:
+                    there.add(chunk)
+            return there
+        finally:
+            os.close(descriptor)
+
+    def _next_job(self, plan: Iterator[_Piece]) -> deque[_Piece]:
+        """As much as one stream is asked for at once."""
+        share = self._total // (4 * self._streams) if self._streams > 1 else _JOB_BYTES
+        room = max(_MIN_JOB_BYTES, min(_JOB_BYTES, share))
+        job: deque[_Piece] = deque()
+        with self._planning:
+            while room > 0 and len(job) < _JOB_ELEMENTS:
+                piece = self._put_back.pop() if self._put_back else next(plan, None)
+                if piece is None:
+                    break
+                if isinstance(piece, _Chunks) and piece.length > room:
+                    count = max(1, room // piece.element.chunk_size)
+                    if count < piece.count:
+                        rest = _Chunks(
+                            piece.index, piece.element, piece.hashes, piece.first + count, piece.count - count
+                        )
+                        self._put_back.append(rest)
+                        piece.count = count
+                job.append(piece)
+                room -= piece.length
+        return job
+
+    # The transfer.
+
+    def _transfer_all(self) -> None:
+        self._put_back: list[_Piece] = []
+        with ThreadPoolExecutor(2, "hanse-hashes") as pool:
+            plan = self._plan(pool)
+            workers = [
+                threading.Thread(target=self._work, args=(number, plan), name=f"hanse-fetch-{number}", daemon=True)
+                for number in range(self._streams)
+            ]
+            try:
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    worker.join()
+            finally:
+                self._end()
+                for worker in workers:
+                    worker.join()
+                pool.shutdown(cancel_futures=True)
+        if self._failure is not None:
+            raise self._failure
+        self._tell(final=True)
+
+    def _work(self, number: int, plan: Iterator[_Piece]) -> None:
+        try:
+            with contextlib.ExitStack() as stack:
+                peer = self._peer if number == 0 else stack.enter_context(self._resolver.peer(self._id.prefix))
+                while not self._stop.is_set() and (job := self._next_job(plan)):
+                    self._patiently(lambda peer=peer, job=job: self._run_job(peer, job))  # type: ignore[misc]
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
+            with self._lock:
+                if self._failure is None and not self._stop.is_set():
+                    self._failure = error
+            self._end()
+
+    def _end(self) -> None:
+        self._stop.set()
+        with self._lock:
+            active = tuple(self._active)
+        for incoming in active:
+            incoming.cancel()
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Again and again while it is worth it; whatever arrives in between renews the patience."""
+        patience = Patience(self._patience, self._stop.wait)
+        while True:
+            before = self._done_bytes
+            try:
+                return attempt()
+            except Unreachable as error:
+                if self._stop.is_set():
+                    raise
+                if self._done_bytes != before:
+                    patience.progressed()
+                patience.wait(error)
+
+    def _run_job(self, peer: Peer, job: deque[_Piece]) -> None:
+        """One stream. What was done of the job is taken out of it, so that it can be run again."""
+        if not job:
+            return
+        asked = sum(piece.length for piece in job)
+        incoming = Incoming(peer.fetch(self._id, self._version, _spans(job)), asked)
+        with self._lock:
+            self._active.add(incoming)
+        try:
+            with storage_errors(str(self._target)):
+                while job:
+                    if self._stop.is_set():
+                        return
+                    if isinstance(job[0], _Whole):
+                        self._take_wholes(incoming, job)
+                    else:
+                        self._take_chunks(incoming, job)
+            incoming.end()
+        finally:
+            with self._lock:
+                self._active.discard(incoming)
+            incoming.close()
+
+    def _take_wholes(self, incoming: Incoming, job: deque[_Piece]) -> None:
+        """Consecutive small elements, until a line of the journal is due."""
+        create, taken, length = self._partial.create, 0, 0
+        first = job[0].index
+        try:
+            while job and length < _NOTE_BYTES:
+                piece = job[0]
+                if not isinstance(piece, _Whole) or piece.index != first + taken:
+                    break
+                element = piece.element
+                pieces = take_element(incoming, element)
+                descriptor = create(element)
+                try:
+                    write(descriptor, pieces, 0)
+                    _finish_file(descriptor, element)
+                finally:
+                    os.close(descriptor)
+                job.popleft()
+                taken += 1
+                length += element.length
+        finally:
+            if taken:
+                self._partial.journal.wrote_elements(first, taken)
+                self._advance(length, taken)
+
+    def _take_chunks(self, incoming: Incoming, job: deque[_Piece]) -> None:
+        piece = job[0]
+        assert isinstance(piece, _Chunks)  # noqa: S101 - the caller looked
+        element, hashes, size = piece.element, piece.hashes, piece.element.chunk_size
+        journal, write_back, pending = self._partial.journal, self._write_back, 0
+        descriptor = self._partial.create(element)
+        try:
+            while piece.count and not self._stop.is_set():
+                chunk = piece.first
+                length = element.chunk_length(chunk)
+                pieces = take_chunk(incoming, length, hashes[chunk * HASH_BYTES : (chunk + 1) * HASH_BYTES])
+                write(descriptor, pieces, chunk * size)
+                journal.wrote_chunks(piece.index, chunk, 1)
+                pending = write_back.wrote(descriptor, chunk * size, length, pending)
+                piece.first += 1
+                piece.count -= 1
+                with self._lock:
+                    self._remaining[piece.index] -= 1
+                    complete = not self._remaining[piece.index]
+                self._advance(length, 0)
+                if complete:
+                    self._complete(piece.index, element)
+        finally:
+            os.close(descriptor)
+        if not piece.count:
+            job.popleft()
+
+    def _complete(self, index: int, element: Element) -> None:
+        with self._lock:
+            del self._remaining[index]
+        descriptor = self._partial.create(element)
+        try:
+            _finish_file(descriptor, element)
+        finally:
+            os.close(descriptor)
+        self._advance(0, 1)
+
+    def _advance(self, length: int, elements: int, *, resumed: int = 0) -> None:
+        with self._lock:
+            self._done_bytes += length
+            self._done_elements += elements
+            self._resumed += resumed
+        if self._report is not None:
+            self._tell()
+
+    def _tell(self, *, final: bool = False) -> None:
+        now = time.monotonic()
+        if self._report is not None and (final or now - self._reported >= _REPORT_SECONDS):
+            self._reported = now
+            self._report(Progress(self._done_bytes, self._total, self._done_elements, self._count, self._resumed))
+
+
+def _finish_file(descriptor: int, element: Element) -> None:
+    """No bytes from an earlier, longer attempt; the modification time of the manifest."""
+    if os.fstat(descriptor).st_size > element.length:
+        os.ftruncate(descriptor, element.length)
+    with contextlib.suppress(OverflowError):  # a time that no file system has is not worth failing for
+        os.utime(descriptor, ns=(element.modified_ns, element.modified_ns))
+
+
+def _spans(job: Iterable[_Piece]) -> list[Span]:
+    """The request for a job: neighbours among small elements in one span."""
+    spans: list[Span] = []
+    for piece in job:
+        if isinstance(piece, _Chunks):
+            spans.append(Span(piece.index, 0, piece.first, piece.count))
+        elif spans and spans[-1].elements and spans[-1].element + spans[-1].elements == piece.index:
+            spans[-1] = Span(spans[-1].element, spans[-1].elements + 1)
+        else:
+            spans.append(Span(piece.index, 1))
+    return spans

@@ -1,0 +1,157 @@
+"""Where a fetch writes until it is complete: a folder ``.NAME.hanse-partial`` beside the target, with mode 0700.
+
+It holds the journal and the data; the data is renamed to the target when all of it is verified and durable.
+The rules it keeps: nothing is written outside of it; nothing that exists under the target's name is replaced.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+from hashlib import sha256
+from pathlib import Path
+
+from hanse.client.durable import rename_new, sync_filesystem
+from hanse.client.journal import Journal
+from hanse.errors import Conflict, HomeInUse, InvalidInput, NoSpace
+from hanse.files import storage_errors, sync_folder
+from hanse.model.manifest import Element
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+_NAME_BYTES = 220  # leaves room for what is put around it within 255 bytes
+_SINGLE = "content"
+_SLACK = 1 << 20  # bytes of metadata
+
+
+def partial_path(target: Path) -> Path:
+    """Where a fetch to ``target`` writes."""
+    name = target.name
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        name = sha256(os.fsencode(name)).hexdigest()
+    return target.with_name(f".{name}.hanse-partial")
+
+
+class Partial:
+    """Of one fetch; one process at a time. To be closed."""
+
+    def __init__(self, target: Path, name: bytes, *, single: bool) -> None:
+        """``name`` (32 bytes) says what is fetched: what was begun of anything else is removed.
+
+        Raises InvalidInput, HomeUnusable, Conflict, HomeInUse.
+        """
+        self.target = target
+        self._single = single
+        self._folder = partial_path(target)
+        if not target.parent.is_dir():
+            raise InvalidInput(f"{target.parent} is not a folder: make it first, or choose another place with -o")
+        with storage_errors(str(target)):
+            self._lock = self._enter()
+            try:
+                journal = Journal.open(self._folder / "journal", name)
+                if journal is None:
+                    self._empty()
+                    journal = Journal.open(self._folder / "journal", name)
+                assert journal is not None  # noqa: S101 - it was made anew
+                self.journal = journal
+                (self._folder / "data").mkdir(mode=0o777, exist_ok=True)
+                self._data = os.open(self._folder / "data", _FOLDER)
+                self._made: set[str] = set()
+            except BaseException:
+                os.close(self._lock)
+                raise
+
+    def need(self, length: int, elements: int) -> None:
+        """That so many more bytes have room. Raises NoSpace."""
+        room = os.statvfs(self._folder)
+        needed, free = length + elements * 512 + _SLACK, room.f_bavail * room.f_frsize
+        if needed > free:
+            raise NoSpace(
+                f"{self.target} needs {needed / 1e6:,.0f} MB and the disk has {free / 1e6:,.0f} MB free: "
+                "free some, or choose another place with -o"
+            )
+
+    def create(self, element: Element) -> int:
+        """A descriptor to write an element with; its folders are made."""
+        name = _SINGLE if self._single else element.name.text
+        parent = name.rpartition("/")[0]
+        if parent and parent not in self._made:
+            self._make(parent)
+        mode = 0o777 if element.executable else 0o666
+        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=self._data)
+
+    def open(self, element: Element) -> int | None:
+        """A descriptor of what is there of an element, None if nothing is."""
+        name = _SINGLE if self._single else element.name.text
+        try:
+            return os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._data)
+        except FileNotFoundError:
+            return None
+
+    def finish(self) -> None:
+        """Makes all durable, then visible. Raises Conflict when something has appeared at the target meanwhile."""
+        with storage_errors(str(self.target)):
+            source = self._folder / "data"
+            if self._single:
+                source /= _SINGLE
+                descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            else:
+                sync_filesystem(source)
+            try:
+                rename_new(source, self.target)
+            except FileExistsError:
+                raise Conflict(
+                    f"{self.target} appeared while it was fetched: move it away and run it again; nothing is sent twice"
+                ) from None
+            sync_folder(self.target.parent)
+        self.discard()
+
+    def discard(self) -> None:
+        with storage_errors(str(self._folder)):
+            shutil.rmtree(self._folder)
+
+    def close(self) -> None:
+        self.journal.close()
+        os.close(self._data)
+        os.close(self._lock)
+
+    def _enter(self) -> int:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(self._folder, _FOLDER)
+        try:
+            found = os.fstat(lock)
+            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+                raise Conflict(f"{self._folder} is not this user's own: remove it, or choose another place with -o")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise HomeInUse(f"another process is fetching to {self.target}: wait for it") from None
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _empty(self) -> None:
+        for entry in os.scandir(self._folder):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                os.unlink(entry.path)
+
+    def _make(self, parent: str) -> None:
+        at = ""
+        for part in parent.split("/"):
+            at = f"{at}/{part}" if at else part
+            if at not in self._made:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(at, 0o777, dir_fd=self._data)
+                self._made.add(at)
+
+
+def remove_leftover(target: Path) -> None:
+    """Of a fetch that was killed between making the target visible and cleaning up."""
+    shutil.rmtree(partial_path(target), ignore_errors=True)
