@@ -10,7 +10,7 @@ from hanse.errors import HanseError, InvalidInput
 from hanse.rpc import status
 
 
-class _Failing(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Failing(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Any:
         del handler_call_details
         return grpc.unary_unary_rpc_method_handler(
@@ -25,7 +25,8 @@ def _told(text: str) -> HanseError:
     server.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as raised:
-            channel.unary_unary("/hanse.v1.Node/Describe")(text.encode(), timeout=20)
+            call: Any = channel.unary_unary("/hanse.v1.Node/Describe")
+            call(text.encode(), timeout=20)
         return status.from_rpc(raised.value, "the peer")
     finally:
         server.stop(0)
