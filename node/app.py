@@ -1,0 +1,322 @@
+"""The daemon: wires what the other files are, starts it, stops it. ``hanse serve`` is this.
+
+What stands here and nowhere else: which part gets which. Threads: gRPC's (one a stream), and of our own: the
+publisher, the watchdog over streams, the upkeep (membership, certificate, keys that a command changed), the writer
+of the audit.
+
+    serve(Path("north"))        # until SIGTERM or SIGINT
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import grpc
+import structlog
+
+from hanse import limits, wire
+from hanse.client.identity import IDENTITY_KEY, MARKER, MEMBER_CERTIFICATE, PREVIOUS_KEY, Identity
+from hanse.client.league import League
+from hanse.client.resolve import Resolver
+from hanse.client.storage import known
+from hanse.client.storage.known import Known
+from hanse.errors import HanseError, HomeUnusable, Unreachable
+from hanse.home import Home
+from hanse.model.address import Address
+from hanse.rpc import server as rpc_server
+from hanse.rpc import tls
+from node import config, observe, renew, rotate
+from node.audit import Audit
+from node.catalog import CATALOG
+from node.config import Config
+from node.members import Members
+from node.observe import Metrics
+from node.publish import Publisher
+from node.rates import Rates
+from node.service import NodeService
+from node.storage.audit import AuditStorage
+from node.storage.catalog import CatalogStorage
+from node.streams import Streams, Watchdog
+
+REMEDY = "`hanse join INVITATION` sets it up; --home or HANSE_HOME names another folder"
+HOLDER = "hanse serve"
+_SPARE_THREADS = 64  # for refusals and health checks while all streams are taken
+_RENEWAL_RETRY_SECONDS = 60.0
+_STOPPING = "this node is being stopped: try again in a moment"
+log = structlog.get_logger("hanse.node")
+
+
+class Daemon:
+    """One node's daemon. ``start`` once, ``stop`` once; the home is locked in between."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._opened = contextlib.ExitStack()
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.metrics = Metrics()
+
+    def start(self) -> Address:
+        """Opens everything, binds and serves. Returns the address that was taken.
+
+        Raises HomeUnusable, HomeInUse, Conflict (the port), NoSpace, StorageFailed.
+        """
+        try:
+            return self._start()
+        except BaseException:
+            self._stop.set()
+            self._opened.close()
+            raise
+
+    def _start(self) -> Address:
+        home = Home.open(self._folder, MARKER, REMEDY)
+        self._opened.enter_context(home.lock(HOLDER))
+        self.config = Config.load(home / config.FILE)
+        self.storage = CatalogStorage.open(home / CATALOG)
+        self._opened.callback(self.storage.close)
+        rotate.settle(home, self.storage)
+        self.identity = Identity.load(home)
+        self._key_files = _key_files(home)
+        self.known = Known.open(home / known.FILE)
+        self._opened.callback(self.known.close)
+        self._connect()
+        self.members = Members(lambda: self.resolver, self.known, self._clock)
+        self.streams = Streams(self.config.streams, self.config.streams_per_peer)
+        self.audit = Audit(AuditStorage(self.storage.database))
+        self._opened.callback(self.audit.close)
+        self.publisher = Publisher(
+            self.storage,
+            lambda: self.league,
+            lambda: self.identity,
+            organization_acknowledged=self._organization_acknowledged,
+            clock=self._clock,
+        )
+        self.service = NodeService(
+            self.identity.prefix,
+            self.storage,
+            self.members,
+            self.audit,
+            self.streams,
+            rates=Rates(self.config.calls_per_peer, 10 * self.config.calls_per_peer),
+            metrics=self.metrics,
+            contact=self._contact,
+            clock=self._clock,
+        )
+        address = self._listen()
+        self._observe()
+        self._readdress(address)
+        self._run("publisher", lambda: self.publisher.run(self._stop))
+        self._run("watchdog", lambda: self._every(1.0, Watchdog(self.streams).look))
+        self._run("upkeep", lambda: self._every(1.0, _Upkeep(self).look))
+        log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
+        return address
+
+    def stop(self) -> None:
+        """Takes nothing new, gives running streams a bounded time, makes durable what is known."""
+        grace = float(self.config.drain_seconds)
+        self.service.serving = False
+        self.streams.refuse(Unreachable(_STOPPING))
+        stopped = self._server.stop(grace + Watchdog.GRACE_SECONDS)
+        if not stopped.wait(grace):
+            self.streams.end_all(Unreachable(_STOPPING))
+            stopped.wait(2 * Watchdog.GRACE_SECONDS)
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(limits.CALL_TIMEOUT)
+        self._opened.close()
+        log.info("node.stopped")
+
+    def _listen(self) -> Address:
+        pool = ThreadPoolExecutor(self.config.streams + _SPARE_THREADS, thread_name_prefix="call")
+        self._server = grpc.server(
+            pool,
+            handlers=[self.service],
+            options=(
+                *rpc_server.OPTIONS,
+                ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+                ("grpc.max_metadata_size", 16 * limits.KIB),
+            ),
+            maximum_concurrent_rpcs=self.config.streams + _SPARE_THREADS,
+        )
+        if self.config.reflection:
+            _reflect(self._server)
+        credentials = grpc.ssl_server_credentials(
+            [(self.identity.tls_key, self.identity.node_certificate)],
+            tls.to_pem(self.identity.authority.ca_certificate),
+            require_client_auth=True,
+        )
+        address = rpc_server.bind(lambda text: self._server.add_secure_port(text, credentials), self.config.listen)
+        self._server.start()
+        # Whatever fails from here on, the port is given back.
+        self._opened.callback(lambda: self._server.stop(None).wait(limits.CALL_TIMEOUT))
+        return address
+
+    def _connect(self) -> None:
+        # Not closed before the daemon stops: another thread may be using the one before.
+        self.league = self._opened.enter_context(League(self.identity, self._clock))
+        self.resolver = Resolver(self.identity, self.known, self.league, self._clock)
+
+    def _readdress(self, listening: Address) -> None:
+        """When others would look for the node elsewhere, the organization's record says so anew."""
+        record = wire.decode_organization(rotate.current_organization(self.storage).payload)
+        certificate = tls.from_pem(self.identity.node_certificate)
+        address = self.config.advertise or listening
+        nodes = tuple(
+            replace(node, address=address) if node.tls_certificate == certificate else node for node in record.nodes
+        )
+        if nodes != record.nodes:
+            rotate.readdress(self.identity, self.storage, replace(record, nodes=nodes), int(self._clock()))
+            log.info("node.readdressed", address=str(address))
+
+    def _contact(self) -> str:
+        envelope = self.storage.organization()
+        return wire.decode_organization(envelope.payload).contact if envelope else ""
+
+    def _organization_acknowledged(self) -> None:
+        if rotate.settle(self.identity.home, self.storage):
+            self.reload()
+
+    def reload(self) -> None:
+        """Takes keys and certificates that changed on the disk."""
+        files = _key_files(self.identity.home)
+        if files == self._key_files:
+            return
+        before, self.identity = self.identity, Identity.load(self.identity.home)
+        self._key_files = files
+        if before.registry_keys[0].public != self.identity.registry_keys[0].public or (
+            len(before.registry_keys) != len(self.identity.registry_keys)
+        ):
+            self._connect()
+        log.info("identity.reloaded", key_id=str(self.identity.signing_key.public.key_id))
+
+    def _observe(self) -> None:
+        gauge = self.metrics.gauge
+        gauge("hanse_open_streams", "Streams open now.", lambda: float(len(self.streams)))
+        gauge("hanse_outbox_length", "Changes that wait to be published.", lambda: len(self.storage.outbox.all()))
+        gauge(
+            "hanse_certificate_expiry_timestamp_seconds",
+            "When the member's certificate ends, Unix seconds.",
+            lambda: self.identity.certificate.not_after,
+        )
+        gauge("hanse_membership_age_seconds", "Since the registry last confirmed the members.", self.members.age)
+        if self.config.metrics is not None:
+            self._opened.callback(observe.serve_metrics(self.metrics, self.config.metrics))
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        """In a thread that goes on whatever happens: what stops silently is worse than what fails loudly."""
+
+        def forever() -> None:
+            while not self._stop.is_set():
+                try:
+                    work()
+                except Exception as error:  # noqa: BLE001 - see above
+                    log.error("thread.failed", thread=name, kind=type(error).__name__)
+                    self._stop.wait(1.0)
+
+        thread = threading.Thread(target=forever, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _every(self, seconds: float, look: Callable[[], None]) -> None:
+        while not self._stop.wait(seconds):
+            look()
+
+
+class _Upkeep:
+    """Once a second: what is due of membership, certificate and keys."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._membership_at = self._renewal_at = 0.0
+        self._was_reachable = True
+
+    def look(self) -> None:
+        daemon, now = self._daemon, time.monotonic()
+        with self._reported("identity.reload_failed"):
+            daemon.reload()
+        if now >= self._membership_at:
+            self._membership_at = now + limits.MEMBERSHIP_REFRESH
+            with self._reported("membership.refresh_failed"):
+                daemon.members.refresh()
+                age = daemon.members.age()
+                reachable = age is not None and age <= 3 * limits.MEMBERSHIP_REFRESH
+                if reachable != self._was_reachable:
+                    log.warning("registry.back" if reachable else "registry.away", membership_age=age)
+                self._was_reachable = reachable
+        if now >= self._renewal_at and renew.is_due(daemon.identity, int(daemon._clock())):
+            self._renewal_at = now + _RENEWAL_RETRY_SECONDS
+            with self._reported("certificate.renewal_failed"):
+                renewed = renew.renew(daemon.identity, daemon.league)
+                daemon.reload()
+                log.info("certificate.renewed", until=renewed.certificate.not_after)
+
+    @contextlib.contextmanager
+    def _reported(self, event: str) -> Iterator[None]:
+        try:
+            yield
+        except HanseError as error:
+            log.warning(event, error=str(error))
+
+
+def _key_files(home: Home) -> tuple[tuple[int, int] | None, ...]:
+    """What tells that a command changed the keys."""
+
+    def state(path: Path) -> tuple[int, int] | None:
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    return tuple(state(home / name) for name in (IDENTITY_KEY, PREVIOUS_KEY, MEMBER_CERTIFICATE))
+
+
+def _reflect(server: grpc.Server) -> None:
+    try:
+        from grpc_reflection.v1alpha import reflection
+    except ImportError:
+        raise HomeUnusable(
+            "node.toml asks for reflection, but grpcio-reflection is not installed: pip install 'hanse[reflection]'"
+        ) from None
+    reflection.enable_server_reflection(("hanse.v1.Node", "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+
+
+def _announce(address: Address) -> None:
+    sys.stdout.write(f"listening on {address}\n")
+    sys.stdout.flush()
+
+
+def serve(
+    folder: Path, *, announce: Callable[[Address], None] = _announce, clock: Callable[[], float] = time.time
+) -> int:
+    """Runs the daemon in the main thread until SIGTERM or SIGINT; a second one ends it at once. Returns 0."""
+    observe.configure_logs(Config.load(folder / config.FILE).log_level)
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(1)  # what was acknowledged is durable already
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        daemon = Daemon(folder, clock)
+        address = daemon.start()
+        try:
+            announce(address)
+            stop.wait()
+        finally:
+            daemon.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0

@@ -1,0 +1,144 @@
+"""How a node is: who it is, whether the registry answers, what waits to be published, until when things hold.
+
+What it is not: a diagnosis. ``hanse doctor`` says why something does not work and what to do.
+
+    status(Path("north")).outbox.waiting
+"""
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse import limits, wire
+from hanse.client.identity import MARKER, Identity
+from hanse.client.league import League
+from hanse.client.resolve import Resolver
+from hanse.client.storage import known
+from hanse.client.storage.known import Known
+from hanse.errors import HanseError
+from hanse.home import Home
+from hanse.model.address import Address
+from hanse.model.identifier import Prefix
+from hanse.model.keys import KeyId
+from node.catalog import CATALOG
+from node.storage.catalog import CatalogStorage
+
+REMEDY = "`hanse join INVITATION` sets it up; --home or HANSE_HOME names another folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """``key`` is an object's identifier, or ``organization``; ``why`` is what the registry said."""
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxStatus:
+    """``oldest_at`` in Unix seconds, None when nothing waits; ``last_error`` of the oldest that was tried."""
+
+    waiting: int
+    oldest_at: int | None
+    last_error: str
+    refused: tuple[Refused, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Times ``_at`` and ``_until`` in Unix seconds, ages in seconds. ``address``: where others look for the node.
+
+    ``registry_error`` is empty when the registry answered just now. ``suspended`` is None while that is not known.
+    ``daemon`` is the process id of ``hanse serve``, None if it does not run.
+    """
+
+    prefix: Prefix
+    key_id: KeyId
+    key_change_pending: bool
+    league: str
+    league_fingerprint: str
+    registries: tuple[Address, ...]
+    registry_error: str
+    registry_answered_at: int | None
+    membership_age: int | None
+    membership_limit: int
+    suspended: bool | None
+    certificate_until: int
+    address: Address | None
+    daemon: int | None
+    objects: int
+    withdrawn: int
+    outbox: OutboxStatus
+
+
+def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
+    """Asks the registry once. Raises HomeUnusable, StorageFailed; never because the registry is away."""
+    home = Home.open(folder, MARKER, REMEDY)
+    identity = Identity.load(home)
+    now = int(clock())
+    with contextlib.ExitStack() as opened:
+        storage = CatalogStorage.open(home / CATALOG)
+        opened.callback(storage.close)
+        seen = opened.enter_context(contextlib.closing(Known.open(home / known.FILE)))
+        league = opened.enter_context(League(identity, clock))
+        membership, error = None, ""
+        try:
+            membership = Resolver(identity, seen, league, clock).membership(max_age=0)
+        except HanseError as failure:
+            error = str(failure)
+        kept = seen.membership()
+        answered_at = kept.checked_at if kept else None
+        if not error and (answered_at is None or answered_at < now):
+            error = "the registry does not answer: what was last known of the members still serves"
+        member = membership.members.get(identity.prefix) if membership else None
+        own = storage.organization()
+        objects = storage.objects()
+        record = wire.decode_organization(own.payload) if own else None
+        return Status(
+            prefix=identity.prefix,
+            key_id=identity.signing_key.public.key_id,
+            key_change_pending=identity.previous_key is not None,
+            league=identity.authority.display_name or str(identity.authority.root),
+            league_fingerprint=identity.authority.fingerprint.hex(),
+            registries=identity.registries,
+            registry_error=error,
+            registry_answered_at=answered_at,
+            membership_age=None if answered_at is None else max(0, now - answered_at),
+            membership_limit=limits.MEMBERSHIP_LIFE,
+            suspended=None if member is None else member.suspended_at is not None,
+            certificate_until=identity.certificate.not_after,
+            address=next((node.address for node in record.nodes if node.address), None) if record else None,
+            daemon=daemon_process(home),
+            objects=sum(not each.withdrawn for each in objects),
+            withdrawn=sum(each.withdrawn for each in objects),
+            outbox=_outbox(storage),
+        )
+
+
+def _outbox(storage: CatalogStorage) -> OutboxStatus:
+    rows = storage.outbox.all()
+    waiting = [row for row in rows if not row.refused]
+    return OutboxStatus(
+        len(waiting),
+        min((row.created_at for row in waiting), default=None),
+        next((row.last_error for row in waiting if row.last_error), ""),
+        tuple(Refused(row.key, row.last_error) for row in rows if row.refused),
+    )
+
+
+def daemon_process(home: Home) -> int | None:
+    """The process id of the daemon in this home. For what is said, not for what is done: the lock decides that."""
+    try:
+        told = re.match(r"hanse serve \(process (\d+)\)", (home / "lock").read_text(errors="replace"))
+        process = int(told[1]) if told else None
+        if process is not None:
+            os.kill(process, 0)
+    except (FileNotFoundError, ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        return process  # it lives, and is another user's
+    return process
