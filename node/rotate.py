@@ -14,20 +14,17 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from hanse import limits, wire
-from hanse.client.identity import IDENTITY_KEY, MARKER, PREVIOUS_KEY, Identity, passphrase
+from hanse.client.identity import IDENTITY_KEY, PREVIOUS_KEY, Identity, passphrase
 from hanse.client.league import League
 from hanse.errors import Conflict, HanseError, HomeUnusable
 from hanse.files import storage_errors, sync_folder
 from hanse.home import Home
 from hanse.model.envelope import Envelope, PayloadType
-from hanse.model.keys import KeyId
 from hanse.model.organization import IdentityKey, OrganizationRecord
 from hanse.signing import SigningKey, sign
-from node.catalog import CATALOG
 from node.publish import Publisher
 from node.storage.catalog import CatalogStorage
 from node.storage.outbox import ORGANIZATION
@@ -35,35 +32,22 @@ from node.storage.outbox import ORGANIZATION
 NEXT_KEY = "keys/identity.next.pem"
 
 
-@dataclass(frozen=True, slots=True)
-class Rotated:
-    """``acknowledged``: whether the registry has it already; if not, the daemon goes on trying."""
+def rotate(identity: Identity, storage: CatalogStorage, clock: Callable[[], float] = time.time) -> Identity:
+    """`hanse rotate-key`, whether the daemon runs or not: makes the change, and publishes it if the registry answers.
 
-    previous: KeyId
-    current: KeyId
-    acknowledged: bool
-
-
-def rotate(folder: Path, clock: Callable[[], float] = time.time) -> Rotated:
-    """`hanse rotate-key`, whether the daemon runs or not. Raises Conflict, HomeUnusable, NoSpace, StorageFailed."""
-    home = Home.open(folder, MARKER, "`hanse join INVITATION` sets it up")
-    with contextlib.closing(CatalogStorage.open(home / CATALOG)) as storage:
-        settle(home, storage)
-        before = Identity.load(home)
-        after = change_key(before, storage, clock)
-        # A daemon that runs publishes it as well; twice does no harm.
-        with League(after, clock) as league, contextlib.suppress(HanseError):
-            Publisher(storage, lambda: league, lambda: after, clock=clock).drain()
-        settle(home, storage)
-        return Rotated(
-            before.signing_key.public.key_id,
-            after.signing_key.public.key_id,
-            Identity.load(home).previous_key is None,
-        )
+    If it does not, the daemon goes on trying: ``previous_key`` of what is returned says that it has yet to be done.
+    Raises Conflict, HomeUnusable, NoSpace, StorageFailed.
+    """
+    after = change_key(identity, storage, clock)
+    # A daemon that runs publishes it as well; twice does no harm.
+    with League(after, clock) as league, contextlib.suppress(HanseError):
+        Publisher(storage, lambda: league, lambda: after, clock=clock).drain()
+    settle(identity.home, storage)
+    return Identity.load(identity.home)
 
 
 def change_key(identity: Identity, storage: CatalogStorage, clock: Callable[[], float] = time.time) -> Identity:
-    """Makes the change here; the registry learns of it through the outbox. Raises Conflict, HomeUnusable, NoSpace."""
+    """Makes the change in this home; the registry learns of it through the outbox. Raises Conflict, HomeUnusable, NoSpace."""
     home = identity.home
     if identity.previous_key is not None:
         raise Conflict(
