@@ -169,8 +169,10 @@ class Catalog:
         if self._storage.object(id) is not None:
             raise AlreadyExists(f"{id} is there already, and an identifier is never used twice")
         now = int(self._clock())
+        source = Source.of(path)
+        self._refuse_home(source)
         wrapped = WrappedObject(
-            id, Source.of(path), type, metadata, rule, unlisted, list_elements, frozenset(hidden), 1, False, now
+            id, source, type, metadata, rule, unlisted, list_elements, frozenset(hidden), 1, False, now
         )
         with self._storage.staging() as staging:
             walk = Walk(wrapped.source)
@@ -341,6 +343,13 @@ class Catalog:
 
     # Inside.
 
+    def _refuse_home(self, source: Source) -> None:
+        home = self._storage.database.path.parent.resolve()
+        if home.is_relative_to(source.path) or source.path.is_relative_to(home / "keys"):
+            raise InvalidInput(
+                f"{source.path} contains this node's home {home}, with its keys: wrap the data without the home"
+            )
+
     def _existing(self, suffix: str) -> tuple[WrappedObject, StoredVersion]:
         id = Identifier.of(self._owner.prefix, suffix)
         wrapped = self._storage.object(id)
@@ -351,8 +360,8 @@ class Catalog:
             raise Withdrawn(f"{id} was withdrawn, and that is for good")
         return wrapped, version
 
-    @staticmethod
     def _make(
+        self,
         wrapped: WrappedObject,
         staging: Staging,
         walk: Walk,
@@ -361,7 +370,7 @@ class Catalog:
         workers: int | None,
     ) -> Paging:
         paging = Paging(list_elements=wrapped.list_elements)
-        with Hasher(walk, meter, workers) as hasher:
+        with Hasher(walk, meter, workers, self._clock) as hasher:
             for page in paging.pages(hasher.hash(found)):
                 staging.add_page(page.number, page.data, page.rows, page.leaves)
         return paging

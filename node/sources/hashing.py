@@ -69,9 +69,12 @@ _CUT = (b"", b"", b"")  # the file ended early
 class Hasher:
     """Hashes the files of one source with ``workers`` threads. Close it; it stops what is under way."""
 
-    def __init__(self, walk: Walk, meter: Meter, workers: int | None = None) -> None:
+    def __init__(
+        self, walk: Walk, meter: Meter, workers: int | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
         self._walk = walk
         self._meter = meter
+        self._clock = clock
         self._workers = workers or min(4, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="hash")
         self._stop = threading.Event()
@@ -124,7 +127,7 @@ class Hasher:
     def _file(self, found: Found, buffer: memoryview, batch: _Batch) -> Hashed:
         if self._stop.is_set():
             raise Stopped
-        now = time.time_ns()
+        now = int(self._clock() * 1_000_000_000)
         try:
             fd = found.open()
             try:

@@ -9,12 +9,13 @@ it was hashed, both when it is opened and after it was read. Nothing here names 
             element.check()
 """
 
+import errno
 import os
 import stat
 from collections import OrderedDict
 from typing import NoReturn
 
-from hanse.errors import SourceChanged
+from hanse.errors import Overloaded, SourceChanged, StorageFailed
 from node.sources.fingerprint import Fingerprint
 from node.sources.source import Source
 from node.sources.walking import FILE_FLAGS, OpenFolder, open_folder, resolve_link
@@ -24,6 +25,20 @@ FOLDERS = 32  # kept open by one Opener: neighbours in a manifest share theirs
 
 def _changed() -> NoReturn:
     raise SourceChanged("the data is not what it was when this version was made; its owner can `hanse refresh` it")
+
+
+def _failed(error: OSError) -> NoReturn:
+    """Raises what a peer may know of a failure: not where it was."""
+    match error.errno:
+        case errno.EMFILE | errno.ENFILE | errno.ENOMEM:
+            raise Overloaded("the node has too many files open: try again later") from error
+        case errno.EIO:
+            raise StorageFailed(
+                "the disk that holds the data failed; its owner can find out with `hanse check`"
+            ) from error
+    raise SourceChanged(
+        "the data cannot be read any more where it was when this version was made; its owner can `hanse check` it"
+    ) from error
 
 
 class OpenElement:
@@ -44,8 +59,8 @@ class OpenElement:
                 if count == 0:
                     _changed()
                 view, offset = view[count:], offset + count
-        except OSError:
-            _changed()
+        except OSError as error:
+            _failed(error)
 
     def unchanged(self) -> bool:
         """Whether everything that was read since it was opened is as promised."""
@@ -92,8 +107,8 @@ class Opener:
                 done += count
             if Fingerprint.of(os.fstat(fd)) != expected:
                 _changed()
-        except OSError:
-            _changed()
+        except OSError as error:
+            _failed(error)
         finally:
             os.close(fd)
 
@@ -102,9 +117,9 @@ class Opener:
         try:
             try:
                 fd = os.open(base, FILE_FLAGS, dir_fd=self._folder(above).fd)
-            except OSError:
-                # Perhaps a link inside the folder: SPEC.md section 8.1.
-                target = resolve_link(self._root, name)
+            except OSError as error:
+                # A link inside the folder, perhaps: SPEC.md section 8.1.
+                target = resolve_link(self._root, name) if error.errno == errno.ELOOP else None
                 if target is None:
                     raise
                 above, _, base = target.rpartition("/")
@@ -117,8 +132,8 @@ class Opener:
             except BaseException:
                 os.close(fd)
                 raise
-        except OSError:
-            _changed()
+        except OSError as error:
+            _failed(error)
         return fd
 
     def _folder(self, above: str) -> OpenFolder:

@@ -188,12 +188,8 @@ class CatalogStorage:
         """Where a version's pages and elements wait until it is whole."""
         with self.database.reading() as connection:
             staging = Staging(connection)
-            try:
-                yield staging
-            finally:
-                if connection.in_transaction:
-                    connection.rollback()
-                staging.drop()
+            yield staging
+            staging.drop()
 
     def insert(self, wrapped: WrappedObject, version: StoredVersion, staging: Staging) -> None:
         """A new object with its version 1, and its outbox row unless it is unlisted. Raises AlreadyExists."""

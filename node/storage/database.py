@@ -73,10 +73,11 @@ class Database:
             connection = self._borrow()
             try:
                 yield connection
-            finally:
-                if connection.in_transaction:
-                    connection.rollback()
-                self._give_back(connection)
+            except BaseException:
+                # Whatever it had begun, temporary tables included, ends with it.
+                connection.close()
+                raise
+            self._give_back(connection)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -116,7 +117,9 @@ class Database:
 
     def _explained(self, error: sqlite3.Error) -> HanseError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        no_space = NoSpace(f"no space left on the disk of {self.path}: free some, then run it again")
+        no_space = NoSpace(
+            f"no space left on the disk of {self.path}, or in the temporary folder: free some, then run it again"
+        )
         match code:
             case sqlite3.SQLITE_FULL:
                 return no_space
