@@ -47,7 +47,7 @@ def rotate(identity: Identity, storage: CatalogStorage, clock: Callable[[], floa
 
 
 def change_key(identity: Identity, storage: CatalogStorage, clock: Callable[[], float] = time.time) -> Identity:
-    """Makes the change in this home; the registry learns of it through the outbox. Raises Conflict, HomeUnusable, NoSpace."""
+    """The change in this home alone; the registry learns of it through the outbox. Raises Conflict, HomeUnusable."""
     home = identity.home
     if identity.previous_key is not None:
         raise Conflict(
