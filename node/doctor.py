@@ -9,7 +9,6 @@ The rule it keeps: it works when everything is broken. A check that cannot be ma
 
 import contextlib
 import os
-import re
 import shutil
 import stat
 import time
@@ -23,6 +22,7 @@ from hanse import limits, trust
 from hanse.client.identity import IDENTITY_KEY, MARKER, MEMBER_CERTIFICATE, NODE_CERTIFICATE, TLS_KEY, Identity
 from hanse.client.league import League
 from hanse.client.resolve import Resolver
+from hanse.client.storage.known import FILE as KNOWN
 from hanse.client.storage.known import Known
 from hanse.errors import (
     HanseError,
@@ -41,6 +41,9 @@ from hanse.model.identifier import Identifier, Prefix
 from hanse.model.organization import Member, Membership, OrganizationRecord
 from hanse.rpc import tls
 from hanse.rpc.channel import unverified_certificate
+from node.catalog import CATALOG, Catalog
+from node.status import daemon_process
+from node.storage.catalog import CatalogStorage
 
 PROBE_TIMEOUT = 5.0  # seconds: a person waits for it
 LITTLE_SPACE = 1 << 30  # bytes: a warning
@@ -306,10 +309,7 @@ class _Examination:
         return _ok(check, f"answers at {address} with the certificate of its record")
 
     def _sources(self) -> Iterator[Finding]:
-        from node.catalog import Catalog
-        from node.storage.catalog import CatalogStorage
-
-        with contextlib.closing(CatalogStorage.open(self._home / "catalog.db")) as storage:
+        with contextlib.closing(CatalogStorage.open(self._home / CATALOG)) as storage:
             catalog = Catalog(storage, self._identity, self._clock)
             count = sum(not each.withdrawn for each in catalog.list())
             drifts = list(catalog.check(False, None))
@@ -319,32 +319,21 @@ class _Examination:
             yield _ok("sources", f"{count} wrapped, all there")
 
     def _outbox(self) -> Iterator[Finding]:
-        from node.catalog import Catalog
-        from node.storage.catalog import CatalogStorage
-
-        with contextlib.closing(CatalogStorage.open(self._home / "catalog.db")) as storage:
-            waiting = Catalog(storage, self._identity, self._clock).pending(limits.BATCH)
+        with contextlib.closing(CatalogStorage.open(self._home / CATALOG)) as storage:
+            waiting = Catalog(storage, self._identity, self._clock).outbox.all()
         failed = next((each.last_error for each in waiting if each.last_error), "")
         if not waiting:
             yield _ok("outbox", "nothing waits to be published")
-        elif not self._daemon_runs():
+        elif daemon_process(self._home) is None:
             yield _warn("outbox", f"{len(waiting)} to publish, and the node is not running", "run `hanse serve`")
         elif failed:
             yield _warn("outbox", f"{len(waiting)} to publish: {failed}", "`hanse status` shows each")
         else:
             yield _ok("outbox", f"{len(waiting)} being published")
 
-    def _daemon_runs(self) -> bool:
-        with contextlib.suppress(OSError, OverflowError):
-            told = re.match(r"hanse serve \(process (\d+)\)", (self._home / "lock").read_text(errors="replace"))
-            if told:
-                os.kill(int(told[1]), 0)
-                return True
-        return False
-
     def _target(self, league: League, target: Prefix | Identifier) -> Iterator[Finding]:
         prefix = target.prefix if isinstance(target, Identifier) else target
-        with contextlib.closing(Known.open(self._home / "known.db")) as known:
+        with contextlib.closing(Known.open(self._home / KNOWN)) as known:
             pinned, told = known.organization(prefix), known.told_key(prefix)
             if self._membership is not None:
                 yield _member(f"member {prefix}", self._membership.members.get(prefix), prefix)
@@ -378,10 +367,11 @@ class _Examination:
         yield _ok("record", f"version {found.record.record.version}, signed by {found.record.signed_by}")
 
     def _policy(self, resolver: Resolver, target: Identifier) -> Iterator[Finding]:
-        from hanse.client.peer import describe_only
-
         try:
-            version = describe_only(self._identity, resolver, target, self._clock)
+            with resolver.peer(target.prefix) as peer:
+                described = peer.describe(target, no_pages=True)
+                described.close()
+            version = resolver.accept(target, described.record)[0].record.version
         except Suspended as error:
             yield _fail("policy", str(error), "ask the registry's operator", Suspended)
         except NotPermitted as error:

@@ -21,6 +21,9 @@ def fetch(
 
     One file is written as a file, several as a folder. After an interruption, the same command goes on
     from what was verified.
+
+    \b
+    With --json: id, version, path, elements, bytes, transferred, resumed, already_there, signed_by {prefix, key_id}.
     """
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of
@@ -30,26 +33,33 @@ def fetch(
     session.after_interrupt = "Stopped. What was verified is kept: run the same command again to go on from there."
     with client_of(session) as client, transferring("fetching") as progress:
         fetched = client.fetch(
-            identifier, output, elements=elements, version=version, streams=streams, progress=progress
+            identifier, output, elements=elements, version=version or 0, streams=streams, progress=progress
         )
+        key_id = client.resolver.organization(identifier.prefix).record.current_key.key_id
     if session.json:
         document(
             {
                 "id": fetched.id,
                 "version": fetched.version,
                 "path": fetched.path,
-                "elements": fetched.element_count,
+                "elements": fetched.elements,
                 "bytes": fetched.total_bytes,
                 "transferred": fetched.transferred_bytes,
-                "signed_by": {"prefix": fetched.id.prefix, "key_id": fetched.signed_by},
+                "resumed": fetched.resumed_bytes,
+                "already_there": fetched.already_there,
+                "signed_by": {"prefix": fetched.id.prefix, "key_id": key_id},
             }
         )
         return
-    what = number(fetched.element_count, "file") + ", " if fetched.element_count != 1 else ""
+    what = number(fetched.elements, "file") + ", " if fetched.elements != 1 else ""
     line(f"{safe(fetched.path)}: {what}{size(fetched.total_bytes)}, version {fetched.version}")
-    if fetched.transferred_bytes < fetched.total_bytes:
-        line(f"Transferred {size(fetched.transferred_bytes)}: the rest was there already.")
-    line(f"Every byte is verified against the signature of {fetched.id.prefix} (key {fetched.signed_by}).")
+    if fetched.already_there:
+        line("It was there already: nothing was transferred.")
+    elif fetched.resumed_bytes:
+        line(
+            f"Went on from {size(fetched.resumed_bytes)} of an earlier attempt; {size(fetched.transferred_bytes)} now."
+        )
+    line(f"Every byte is verified against the signature of {fetched.id.prefix} (key {key_id}).")
 
 
 @command()
@@ -62,7 +72,7 @@ def verify(context: click.Context, session: Session, path: Path, id: str) -> Non
     Asks the owner's node for the signed manifest, so it needs the right to fetch. Ends with 6 if it does not match.
 
     \b
-    With --json: id, matches, differences.
+    With --json: id, matches, differences [{name, kind}].
     """
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of
@@ -73,10 +83,10 @@ def verify(context: click.Context, session: Session, path: Path, id: str) -> Non
     with client_of(session) as client, transferring("verifying") as progress:
         differences = list(client.verify(path, identifier, progress=progress))
     if session.json:
-        document({"id": identifier, "matches": not differences, "differences": [str(each) for each in differences]})
+        document({"id": identifier, "matches": not differences, "differences": differences})
     elif differences:
         for each in differences:
-            line(safe(each))
+            line(f"{each.kind}: {safe(each.name)}")
         line(f"{safe(path)} is not {safe(identifier)}: {number(len(differences), 'difference')}.")
     else:
         line(f"{safe(path)} is {safe(identifier)}, byte for byte.")

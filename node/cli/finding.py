@@ -21,15 +21,16 @@ def resolve(session: Session, id: str) -> None:
     \b
     With --json: id, version, status, type, title, description, creators, publisher, publication_year, subjects,
     language, license, relations, attributes, elements, bytes, media_types, access, operations, issued_at,
-    signed_by {prefix, key_id, confirmed}, checked_at, from_cache, registry_down, reason.
+    signed_by {prefix, key_id, confirmed}, checked_at, from_cache, registry_down, unlisted, reason.
     """
     from hanse.model.identifier import Identifier
-    from node.cli.home import client_of
+    from node.cli.home import client_of, known_of
 
+    identifier = Identifier.parse(id)
     with client_of(session) as client:
-        resolved = client.resolve(Identifier.parse(id))
-        told = client.told_key(resolved.record.record.id.prefix)
-    confirmed = told is not None
+        resolved = client.resolve(identifier)
+    with known_of(session) as known:
+        confirmed = known.told_key(identifier.prefix) is not None
     if session.json:
         document(
             record_fields(resolved.record.record)
@@ -42,6 +43,7 @@ def resolve(session: Session, id: str) -> None:
                 "checked_at": resolved.checked_at,
                 "from_cache": resolved.from_cache,
                 "registry_down": resolved.registry_down,
+                "unlisted": resolved.unlisted,
             }
         )
         return
@@ -60,6 +62,8 @@ def _proof(resolved: "Resolved", confirmed: bool) -> list[tuple[str, object]]:
     age = max(0, now - resolved.checked_at)
     if resolved.registry_down:
         source = f"from the cache, {span(age)} old: the registry does not answer"
+    elif resolved.unlisted:
+        source = f"from the owner's own node, {span(age)} ago: the object is unlisted"
     elif resolved.from_cache:
         source = f"from the cache, checked {span(age)} ago"
     else:
@@ -85,15 +89,29 @@ def search(session: Session, text: str, owner: str | None, type: str, subject: s
     \b
     With --json, one a line: the fields of `hanse resolve`, without those of the answer.
     """
+    from hanse import limits
     from hanse.model.identifier import Prefix
     from node.cli.home import client_of
 
     prefix = Prefix.parse(owner) if owner else None
+    records: list[ObjectRecord] = []
+    token = ""
     with client_of(session) as client:
-        found = client.search(text, owner=prefix, type=type, subject=subject, limit=limit)
-    records = [each.record for each in found.records]
-    for problem in found.problems:
-        note(f"left out: {safe(problem)}")
+        while True:
+            page = client.search(
+                text,
+                owner=prefix,
+                type=type,
+                subject=subject,
+                page_size=min(limit - len(records), limits.SEARCH_PAGE),
+                page_token=token,
+            )
+            records += [each.record for each in page.records]
+            for problem in page.refused:
+                note(f"left out: {safe(problem)}")
+            token = page.next_page_token
+            if not token or len(records) >= limit:
+                break
     if session.json:
         documents(map(record_fields, records))
         return
@@ -115,8 +133,8 @@ def search(session: Session, text: str, owner: str | None, type: str, subject: s
         ],
         right=(2, 3),
     )
-    if found.total > len(records):
-        note(f"{number(len(records), 'object')} of {found.total:,}; --limit shows more.")
+    if token:
+        note(f"{number(len(records), 'object')} of {page.total:,}; --limit shows more.")
 
 
 def show_record(record: "ObjectRecord") -> None:

@@ -135,7 +135,15 @@ class Root(click.Group):
         extra: dict[str, Any],
     ) -> int:
         try:
-            ended = super().main(args, prog_name, complete_var, False, windows_expand_args, obj=session, **extra)
+            ended = super().main(
+                args,
+                prog_name,
+                complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                obj=session,
+                **extra,
+            )
             sys.stdout.flush()
         except click.ClickException as wrong:
             wrong.show()

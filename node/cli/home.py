@@ -1,8 +1,6 @@
 """Opening what a command needs of the home, and closing it whatever happens."""
 
 import contextlib
-import os
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,18 +9,20 @@ from node.cli.frame import Session
 if TYPE_CHECKING:
     from hanse.client import Client
     from hanse.client.identity import Identity
+    from hanse.client.league import League
     from hanse.client.storage.known import Known
     from hanse.home import Home
     from hanse.model.identifier import Prefix
     from node.catalog import Catalog
-
-REMEDY = "`hanse join INVITATION` sets it up; --home or HANSE_HOME names another folder"
+    from node.storage.audit import AuditStorage
+    from node.storage.catalog import CatalogStorage
 
 
 def home_of(session: Session) -> "Home":
     """Raises HomeUnusable when nobody joined with it."""
     from hanse.client.identity import MARKER
     from hanse.home import Home
+    from node.status import REMEDY
 
     return Home.open(session.folder, MARKER, REMEDY)
 
@@ -37,23 +37,33 @@ def identity_of(session: Session) -> "Identity":
 @contextlib.contextmanager
 def known_of(session: Session) -> Iterator["Known"]:
     """What this home has seen of others."""
-    from hanse.client.storage.known import Known
+    from hanse.client.storage.known import FILE, Known
 
-    with contextlib.closing(Known.open(home_of(session) / "known.db")) as known:
+    with contextlib.closing(Known.open(home_of(session) / FILE)) as known:
         yield known
+
+
+@contextlib.contextmanager
+def storage_of(session: Session) -> Iterator[tuple["Identity", "CatalogStorage"]]:
+    """This home's own database, after a change of keys that was interrupted has been finished."""
+    from hanse.client.identity import Identity
+    from node.catalog import CATALOG
+    from node.rotate import settle
+    from node.storage.catalog import CatalogStorage
+
+    home = home_of(session)
+    with contextlib.closing(CatalogStorage.open(home / CATALOG)) as storage:
+        settle(home, storage)
+        yield Identity.load(home), storage
 
 
 @contextlib.contextmanager
 def catalog_of(session: Session) -> Iterator["Catalog"]:
     """What this home wraps."""
-    import time
-
     from node.catalog import Catalog
-    from node.storage.catalog import CatalogStorage
 
-    identity = identity_of(session)
-    with contextlib.closing(CatalogStorage.open(identity.home / "catalog.db")) as storage:
-        yield Catalog(storage, identity, time.time)
+    with storage_of(session) as (identity, storage):
+        yield Catalog(storage, identity)
 
 
 @contextlib.contextmanager
@@ -81,12 +91,24 @@ def own_suffix(prefix: "Prefix", text: str) -> str:
 
 def daemon_runs(session: Session) -> bool:
     """Whether `hanse serve` seems to work in this home: for what is said, not for what is done."""
-    try:
-        told = (session.folder / "lock").read_text(errors="replace")
-        process = re.fullmatch(r"hanse serve \(process (\d+)\)\n?", told)
-        if process is None:
-            return False
-        os.kill(int(process[1]), 0)
-    except (OSError, OverflowError):
-        return False
-    return True
+    from node.status import daemon_process
+
+    return daemon_process(home_of(session)) is not None
+
+
+@contextlib.contextmanager
+def league_of(session: Session) -> Iterator["League"]:
+    """The registry, as a member sees it."""
+    from hanse.client.league import League
+
+    with League(identity_of(session)) as league:
+        yield league
+
+
+@contextlib.contextmanager
+def audit_of(session: Session) -> Iterator["AuditStorage"]:
+    """The decisions of this node."""
+    from node.storage.audit import AuditStorage
+
+    with storage_of(session) as (_, storage):
+        yield AuditStorage(storage.database)

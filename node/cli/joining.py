@@ -95,15 +95,21 @@ def trust(session: Session, prefix: str, keyid: str) -> None:
 @command("rotate-key")
 def rotate_key(session: Session) -> None:
     """Make a new identity key, signed by the old and the new: whoever knows the old one follows by itself."""
+    from node.cli.home import daemon_runs, storage_of
     from node.rotate import rotate
 
-    rotated = rotate(session.folder)
+    with storage_of(session) as (identity, storage):
+        before = identity.signing_key.public.key_id
+        after = rotate(identity, storage).signing_key.public.key_id
+    running = daemon_runs(session)
     if session.json:
-        document({"previous_key_id": rotated.previous, "key_id": rotated.current})
+        document({"previous_key_id": before, "key_id": after, "daemon_running": running})
         return
-    line(f"The new key is {rotated.current}; the one before it was {rotated.previous}.")
-    line("Whoever pinned the old key follows without doing anything. Whoever allowed you by key id")
-    line("(`--allow PREFIX#KEYID`) must be told the new one.")
+    line(f"The new key is {after}; the one before it was {before}.")
+    line("Whoever knows the old key follows by itself. Whoever allowed you by key id (`--allow PREFIX#KEYID`)")
+    line("or pinned you with `hanse trust` must be told the new one.")
+    if not running:
+        line("Others learn of it when `hanse serve` runs.")
 
 
 COMMANDS = (join, serve, trust, rotate_key)

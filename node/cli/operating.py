@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from node.cli.frame import Session, command
-from node.cli.output import documents, line, moment, number, safe, size, table
+from node.cli.output import document, documents, facts, line, moment, number, safe, size, span, table, when
 
 if TYPE_CHECKING:
     from node.doctor import Finding
+    from node.status import OutboxStatus, Status
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -36,6 +37,64 @@ def parse_since(text: str, now: int) -> int:
 
 
 @command()
+def status(session: Session) -> None:
+    """How the node is: registry, membership, certificate, what waits to be published and why.
+
+    \b
+    With --json: prefix, key_id, key_change_pending, league, league_fingerprint, registries, registry_error,
+    registry_answered_at, membership_age, membership_limit, suspended, certificate_until, address, daemon,
+    objects, withdrawn, waiting, oldest_waiting_at, last_error, refused [{key, why}].
+    """
+    from dataclasses import fields
+
+    from node.status import status as status_of
+
+    found = status_of(session.folder)
+    outbox = found.outbox
+    if session.json:
+        told = {field.name: getattr(found, field.name) for field in fields(found) if field.name != "outbox"}
+        told |= {"waiting": outbox.waiting, "oldest_waiting_at": outbox.oldest_at, "last_error": outbox.last_error}
+        document(told | {"refused": outbox.refused})
+        return
+    line(f"{found.prefix}, a member of {safe(found.league)}")
+    line()
+    facts(
+        [
+            ("node", f"runs (process {found.daemon})" if found.daemon else "does not run: `hanse serve`"),
+            ("address", found.address or "none published yet"),
+            ("key id", f"{found.key_id}{', not yet acknowledged by the registry' if found.key_change_pending else ''}"),
+            ("certificate", f"until {when(found.certificate_until)}"),
+            ("registry", _registry(found)),
+            ("standing", _STANDINGS[found.suspended]),
+            ("objects", f"{found.objects:,}" + (f", and {found.withdrawn:,} withdrawn" if found.withdrawn else "")),
+            ("to publish", _waiting(outbox)),
+            ("refused", "\n".join(f"{each.key}: {each.why}" for each in outbox.refused)),
+        ],
+        indent="  ",
+    )
+
+
+_STANDINGS = {None: "not known: the registry has not answered yet", False: "good", True: "SUSPENDED"}
+
+
+def _registry(found: "Status") -> str:
+    where = ", ".join(map(str, found.registries))
+    if not found.registry_error:
+        return f"answers at {where}"
+    if found.membership_age is None:
+        return f"{found.registry_error}\nIt has never answered yet."
+    left = max(0, found.membership_limit - found.membership_age)
+    return f"{found.registry_error}\nWorking with what it said {span(found.membership_age)} ago, for {span(left)} more."
+
+
+def _waiting(outbox: "OutboxStatus") -> str:
+    if not outbox.waiting:
+        return "nothing"
+    since = f", the oldest since {when(outbox.oldest_at)}" if outbox.oldest_at else ""
+    return f"{outbox.waiting:,}{since}" + (f"\n{outbox.last_error}" if outbox.last_error else "")
+
+
+@command()
 @click.option("--peer", metavar="PREFIX", help="Only what this organization asked for.")
 @click.option(
     "--object", "object", metavar="ID", help="Only about this object; a suffix of our own, or a whole identifier."
@@ -57,8 +116,8 @@ def audit(session: Session, peer: str | None, object: str | None, since: str | N
     if object is not None:
         own = identity_of(session).prefix
         asked = str(Identifier.of(own, own_suffix(own, object)))
-    with audit_of(session) as rows_of:
-        rows = list(rows_of(prefix, asked, begin, limit))
+    with audit_of(session) as storage:
+        rows = list(storage.query(prefix, asked, begin, limit))
     if session.json:
         documents(
             {
@@ -147,4 +206,4 @@ def _summary(found: "list[Finding]") -> str:
     return f"It works; {number(warned, 'thing')} to look after." if warned else "All is well."
 
 
-COMMANDS = (audit, doctor)
+COMMANDS = (status, audit, doctor)

@@ -104,8 +104,8 @@ def add(
         ],
         indent="  ",
     )
-    if added.empty_folders:
-        note(f"{number(added.empty_folders, 'empty folder')} left out: an object is made of files.")
+    for told in added.notes:
+        note(safe(told))
     line()
     if unlisted:
         line("It is served while `hanse serve` runs; give its identifier to those whom you allowed.")
@@ -222,9 +222,9 @@ def _entry(entry: "Entry") -> dict[str, object]:
         "allowed": [str(each) for each in entry.rule.allowed],
         "unlisted": entry.unlisted,
         "status": "withdrawn" if entry.withdrawn else "active",
-        "published": not entry.unlisted and not entry.waiting,
-        "source": entry.source.path,
-        "issued_at": entry.updated_at,
+        "published": entry.published,
+        "source": entry.source,
+        "issued_at": entry.issued_at,
     }
 
 
@@ -239,7 +239,7 @@ def _state(entry: "Entry") -> str:
         return "withdrawn"
     if entry.unlisted:
         return "unlisted"
-    return "waiting" if entry.waiting else "published"
+    return "published" if entry.published else "waiting"
 
 
 @command()
@@ -253,12 +253,12 @@ def check(context: click.Context, session: Session, deep: bool) -> None:
     \b
     With --json, one a line: id, version, what, element, remedy.
     """
-    from node.cli.home import catalog_of
+    from node.cli.home import catalog_of, league_of
     from node.cli.progress import counting
 
     session.after_interrupt = "Stopped. Nothing was changed."
-    with catalog_of(session) as catalog, counting("checking") as progress:
-        drifts = list(catalog.check(deep, progress))
+    with catalog_of(session) as catalog, league_of(session) as league, counting("checking") as progress:
+        drifts = list(catalog.check(deep, progress, newest=lambda id: league.resolve([id])[0].record))
     if session.json:
         documents(drifts)
     elif not drifts:
@@ -288,7 +288,17 @@ def refresh(session: Session, suffix: str | None) -> None:
     with catalog_of(session) as catalog, counting("hashing") as progress:
         refreshed = catalog.refresh(chosen, progress)
     if session.json:
-        documents({"id": each.id, "version": each.version, "changed": each.changed} for each in refreshed)
+        documents(
+            {
+                "id": each.id,
+                "version": each.version,
+                "changed": each.changed,
+                "rehashed": each.rehashed,
+                "elements": each.element_count,
+                "bytes": each.total_bytes,
+            }
+            for each in refreshed
+        )
         return
     for each in refreshed:
         line(f"{safe(each.id)}: {f'version {each.version}' if each.changed else 'unchanged'}")
@@ -310,9 +320,9 @@ def withdraw(session: Session, suffix: str, reason: str) -> None:
     with catalog_of(session) as catalog:
         withdrawn = catalog.withdraw(chosen, reason)
     if session.json:
-        document({"id": withdrawn.id, "status": "withdrawn", "reason": reason})
+        document({"id": withdrawn, "status": "withdrawn", "reason": reason})
     else:
-        line(f"{safe(withdrawn.id)} is withdrawn, for good. The data stays where it is.")
+        line(f"{safe(withdrawn)} is withdrawn, for good. The data stays where it is.")
         if not daemon_runs(session):
             line("Others learn of it when `hanse serve` runs.")
 
