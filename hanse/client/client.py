@@ -6,6 +6,7 @@ with Client() as league:
         table = pandas.read_csv(visits)
 """
 
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from hanse.client.fetch import Fetched
 from hanse.client.identity import MARKER, Identity
 from hanse.client.league import League
 from hanse.client.progress import Report
+from hanse.client.remote_file import open_element
 from hanse.client.resolve import Resolved, Resolver, SearchPage
 from hanse.client.storage.known import FILE, Known
 from hanse.client.verify import Difference
@@ -80,6 +82,10 @@ class Client:
         ):
             for _, element in description.elements():
                 yield element
+
+    def open(self, id: str | Identifier, element: str | None = None, *, version: int = 0) -> io.BufferedReader:
+        """An element as a seekable, read-only file; None is the only one. Every byte is verified before it is given."""
+        return open_element(self.resolver, _identifier(id), element, version)
 
     def fetch(
         self,

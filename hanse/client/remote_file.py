@@ -1,0 +1,174 @@
+"""An element as a file: seekable, read-only, every byte verified before it is given. For pandas, zipfile, pyarrow.
+
+Chunks that were read are kept for a while; who reads on gets more at once: 1, 2, 4, ... chunks with one request.
+
+    with open_element(resolver, identifier, "visits.csv") as visits:
+        visits.seek(-100, io.SEEK_END)
+"""
+
+import io
+from collections import OrderedDict
+from typing import Any
+
+from hanse import limits
+from hanse.client.content import Description, describe
+from hanse.client.peer import Buffer, Peer, Span, Stream
+from hanse.client.progress import Patience
+from hanse.client.resolve import Resolver
+from hanse.errors import InvalidInput, Unreachable, WrongContent
+from hanse.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash, root
+from hanse.model.identifier import Identifier
+from hanse.model.manifest import Element
+
+PATIENCE = 30.0  # seconds of attempts when the owner's node does not answer
+_CACHED_BYTES = 16 * limits.MIB
+_AHEAD_BYTES = 64 * limits.MIB  # of one request, at most
+_BUFFER_BYTES = 256 * limits.KIB
+
+
+class RemoteElement(io.RawIOBase):
+    """Raw: ``open_element`` buffers it. Owns its peer. Raises hanse.errors. Not safe to share between threads."""
+
+    def __init__(self, peer: Peer, description: Description, index: int, element: Element) -> None:
+        super().__init__()
+        self._peer = peer
+        self._id, self._version = description.manifest.id, description.manifest.version
+        self._index, self._element = index, element
+        self._position = 0
+        self._leaves = self._load_leaves()
+        self._cache: OrderedDict[int, bytes] = OrderedDict()
+        self._cached = max(2, _CACHED_BYTES // element.chunk_size)
+        self._stream: Stream[Buffer] | None = None
+        self._rest = bytearray()
+        self._next_chunk = self._end_chunk = 0  # of the stream
+        self._ahead = 1
+        self.name = element.name.text
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        self._open()
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._open()
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._element.length}.get(whence)
+        if base is None:
+            raise ValueError(f"whence is 0, 1 or 2, not {whence}")
+        if base + offset < 0:
+            raise ValueError("a position is not negative")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Up to the end of one chunk."""
+        self._open()
+        size, into = self._element.chunk_size, memoryview(buffer).cast("B")
+        if self._position >= self._element.length or not into:
+            return 0
+        index, start = divmod(self._position, size)
+        part = memoryview(self._chunk(index))[start : start + len(into)]
+        into[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._cancel()
+            self._peer.close()
+        super().close()
+
+    def _open(self) -> None:
+        if self.closed:
+            raise ValueError("the file is closed")
+
+    def _load_leaves(self) -> bytes:
+        element = self._element
+        if element.length <= element.chunk_size:
+            if not element.length and element.merkle_root != EMPTY_ROOT:
+                raise WrongContent(f"an empty element of {self._id} has a root that is not that of nothing")
+            return element.merkle_root
+        patience = Patience(PATIENCE)
+        while True:
+            try:
+                found = self._peer.hashes(self._id, self._version, self._index, element.chunk_count)
+                break
+            except Unreachable as error:
+                patience.wait(error)
+        if root(found[at : at + HASH_BYTES] for at in range(0, len(found), HASH_BYTES)) != element.merkle_root:
+            raise WrongContent(f"the chunk hashes that the node of {self._id.prefix} sent are not those it signed")
+        return found
+
+    def _chunk(self, index: int) -> bytes:
+        chunk = self._cache.get(index)
+        if chunk is not None:
+            self._cache.move_to_end(index)
+            return chunk
+        patience = Patience(PATIENCE)
+        while True:
+            try:
+                chunk = self._receive(index)
+                break
+            except Unreachable as error:
+                self._cancel()
+                patience.wait(error)
+        if leaf_hash(chunk) != self._leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
+            self._cancel()
+            raise WrongContent(f"a chunk of {self._id} is not what its owner signed: it has another hash")
+        self._cache[index] = chunk
+        if len(self._cache) > self._cached:
+            self._cache.popitem(last=False)
+        return chunk
+
+    def _receive(self, index: int) -> bytes:
+        """The next chunk of the stream, if it is the one that is wanted; else of a new stream."""
+        if self._stream is None or index != self._next_chunk or index == self._end_chunk:
+            went_on = index == self._next_chunk and index > 0
+            self._cancel()
+            most = max(1, _AHEAD_BYTES // self._element.chunk_size)
+            self._ahead = min(2 * self._ahead, most) if went_on else 1
+            count = min(self._ahead, self._element.chunk_count - index)
+            self._stream = self._peer.fetch(self._id, self._version, [Span(self._index, 0, index, count)])
+            self._next_chunk, self._end_chunk = index, index + count
+        length = self._element.chunk_length(index)
+        while len(self._rest) < length:
+            message = next(self._stream, None)
+            if message is None:
+                raise WrongContent("the node sent fewer bytes than it was asked for")
+            self._rest += message
+        chunk = bytes(memoryview(self._rest)[:length])
+        del self._rest[:length]
+        self._next_chunk += 1
+        return chunk
+
+    def _cancel(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
+            self._stream = None
+        self._rest.clear()
+
+
+def open_element(
+    resolver: Resolver, identifier: Identifier, name: str | None = None, version: int = 0
+) -> io.BufferedReader:
+    """The named element, or the only one. Raises InvalidInput when there are several, and what Client raises."""
+    peer = resolver.peer(identifier.prefix)
+    try:
+        with describe(resolver, peer, identifier, version) as description:
+            if name is None:
+                if description.manifest.element_count != 1:
+                    raise InvalidInput(
+                        f"{identifier} has {description.manifest.element_count} elements: say which, "
+                        "Client.elements() lists them"
+                    )
+                index, element = next(iter(description.elements()))
+            else:
+                index, element = next(iter(description.select([name]).items()))
+            return io.BufferedReader(RemoteElement(peer, description, index, element), _BUFFER_BYTES)
+    except BaseException:
+        peer.close()
+        raise
