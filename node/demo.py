@@ -339,10 +339,11 @@ def _story(stage: _Stage) -> Iterator[Event]:
     )
     yield from stage.type(WEST, "hanse", "fetch", f"{NORTH}/trial-7", expect=4)
     yield from stage.type(WEST, "hanse", "fetch", f"{NORTH}/draft", expect=3)
+    yield from stage.type(WEST, "hanse", "doctor", f"{NORTH}/trial-7", expect=4)
 
     yield stage.scene("North sees who asked for what, and what they got.")
-    yield from stage.type(NORTH, "hanse", "audit", "--since", "1h")
-    yield from stage.type(NORTH, "hanse", "doctor")
+    yield from stage.type(NORTH, "hanse", "audit", "--object", "trial-7", "--since", "1h")
+    yield from stage.type(NORTH, "hanse", "status")
 
 
 def _joins(stage: _Stage, who: str, *, shown: bool) -> Iterator[Event]:

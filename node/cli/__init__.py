@@ -1,10 +1,17 @@
 """The command ``hanse``: one family of commands a file. They parse, call and print; decisions are made elsewhere."""
 
-from node.cli import demonstrating, fetching, finding, joining, operating, wrapping
+from node.cli.demonstrating import demo
+from node.cli.fetching import fetch, verify
+from node.cli.finding import resolve, search
 from node.cli.frame import main
+from node.cli.joining import join, rotate_key, serve, trust
+from node.cli.operating import audit, doctor, status
+from node.cli.wrapping import add, check, list_objects, refresh, withdraw
 
 __all__ = ["main"]
 
-for family in (joining, wrapping, finding, fetching, operating, demonstrating):
-    for each in family.COMMANDS:
-        main.add_command(each)
+for each in (
+    join, serve, add, list_objects, status, check, refresh, withdraw, resolve, search, fetch, verify, audit, trust,
+    rotate_key, doctor, demo,
+):  # fmt: skip
+    main.add_command(each)

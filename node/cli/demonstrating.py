@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from node.demo import Event
 
 
-@command()
+@command(short="A league on this machine, start to finish")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Use this empty folder, and leave it.")
 def demo(session: Session, keep: Path | None) -> None:
     """A registry and three organizations on this machine, start to finish, in about a minute.
@@ -66,6 +66,3 @@ def _show(event: "Event") -> None:
             line(f"   {cut(safe(each), 160)}" if each else "")
         if event.code:
             line("   " + click.style(f"(exit code {event.code})", dim=True))
-
-
-COMMANDS = (demo,)

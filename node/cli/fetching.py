@@ -8,7 +8,7 @@ from node.cli.frame import Session, command
 from node.cli.output import document, line, number, safe, size
 
 
-@command()
+@command(short="Fetch an object, verified")
 @click.argument("id")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PATH", help="Where to; else ./NAME.")
 @click.option("--element", "elements", multiple=True, metavar="NAME", help="Only this file inside; may be repeated.")
@@ -52,7 +52,7 @@ def fetch(
         )
         return
     what = number(fetched.elements, "file") + ", " if fetched.elements != 1 else ""
-    line(f"{safe(fetched.path)}: {what}{size(fetched.total_bytes)}, version {fetched.version}")
+    line(f"{safe(_near(fetched.path))}: {what}{size(fetched.total_bytes)}, version {fetched.version}")
     if fetched.already_there:
         line("It was there already: nothing was transferred.")
     elif fetched.resumed_bytes:
@@ -62,7 +62,12 @@ def fetch(
     line(f"Every byte is verified against the signature of {fetched.id.prefix} (key {key_id}).")
 
 
-@command()
+def _near(path: Path) -> Path:
+    """As one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+@command(short="Do local bytes match the published version?")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("id")
 @click.pass_context
@@ -92,6 +97,3 @@ def verify(context: click.Context, session: Session, path: Path, id: str) -> Non
         line(f"{safe(path)} is {safe(identifier)}, byte for byte.")
     if differences:
         context.exit(6)
-
-
-COMMANDS = (fetch, verify)

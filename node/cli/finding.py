@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hanse.model.record import ObjectRecord
 
 
-@command()
+@command(short="The verified record of an object")
 @click.argument("id")
 def resolve(session: Session, id: str) -> None:
     """The record of the object ID, verified: what it is, by whom it is signed, how old the answer is.
@@ -77,7 +77,7 @@ def _proof(resolved: "Resolved", confirmed: bool) -> list[tuple[str, object]]:
     ]
 
 
-@command()
+@command(short="Find published objects")
 @click.argument("text", default="")
 @click.option("--owner", metavar="PREFIX", help="Only what this organization owns.")
 @click.option("--type", "type", default="", metavar="T", help="Only objects of this type.")
@@ -208,6 +208,3 @@ def record_fields(record: "ObjectRecord") -> dict[str, object]:
         "issued_at": record.issued_at,
         "reason": record.reason,
     }
-
-
-COMMANDS = (resolve, search)

@@ -96,17 +96,21 @@ def _options(function: F) -> F:
 pass_session = click.make_pass_decorator(Session, ensure=True)
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
-    """A command of ``hanse``: its function gets the Session first."""
+def command(name: str | None = None, *, short: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command of ``hanse``: its function gets the Session first. ``short`` stands in the list of all."""
 
     def make(function: Callable[..., Any]) -> click.Command:
-        return click.command(name, epilog=EXIT_CODES)(_options(pass_session(function)))
+        return click.command(name, short_help=short, epilog=EXIT_CODES)(_options(pass_session(function)))
 
     return make
 
 
 class Root(click.Group):
     """The command itself: every way in which a command can end is decided here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they are first needed."""
+        return list(self.commands)
 
     def main(
         self,

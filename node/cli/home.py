@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from node.cli.frame import Session
 
 if TYPE_CHECKING:
-    from hanse.client import Client
+    from hanse.client.client import Client
     from hanse.client.identity import Identity
     from hanse.client.league import League
     from hanse.client.storage.known import Known
@@ -69,7 +69,7 @@ def catalog_of(session: Session) -> Iterator["Catalog"]:
 @contextlib.contextmanager
 def client_of(session: Session) -> Iterator["Client"]:
     """The league, as this home's organization sees it."""
-    from hanse.client import Client
+    from hanse.client.client import Client
 
     with Client(session.folder) as client:
         yield client

@@ -6,7 +6,7 @@ from node.cli.frame import Session, command
 from node.cli.output import document, facts, line, when
 
 
-@command()
+@command(short="Join a league with an invitation")
 @click.argument("invitation")
 @click.option("--listen", metavar="HOST:PORT", help="Where the node listens; port 0 asks for a free one.")
 @click.option("--advertise", metavar="HOST:PORT", help="Where others reach it, if that is another address.")
@@ -52,7 +52,7 @@ def join(session: Session, invitation: str, listen: str | None, advertise: str |
     line("Tell partners your key id on another channel: with it they can be sure that it is you.")
 
 
-@command()
+@command(short="Run the node")
 def serve(session: Session) -> int:
     """Run the node: publish what was added, serve those who are allowed.
 
@@ -64,7 +64,7 @@ def serve(session: Session) -> int:
     return serve_node(session.folder) or 0
 
 
-@command()
+@command(short="Pin a key that was confirmed outside the network")
 @click.argument("prefix")
 @click.argument("keyid")
 def trust(session: Session, prefix: str, keyid: str) -> None:
@@ -92,7 +92,7 @@ def trust(session: Session, prefix: str, keyid: str) -> None:
         line(f"{organization} is pinned to {key_id}. Nothing of it was seen before.")
 
 
-@command("rotate-key")
+@command("rotate-key", short="Make a new identity key, signed by the old and the new")
 def rotate_key(session: Session) -> None:
     """Make a new identity key, signed by the old and the new: whoever knows the old one follows by itself."""
     from node.cli.home import daemon_runs, storage_of
@@ -110,6 +110,3 @@ def rotate_key(session: Session) -> None:
     line("or pinned you with `hanse trust` must be told the new one.")
     if not running:
         line("Others learn of it when `hanse serve` runs.")
-
-
-COMMANDS = (join, serve, trust, rotate_key)

@@ -36,7 +36,7 @@ def parse_since(text: str, now: int) -> int:
         ) from None
 
 
-@command()
+@command(short="How the node is, and what waits")
 def status(session: Session) -> None:
     """How the node is: registry, membership, certificate, what waits to be published and why.
 
@@ -94,7 +94,7 @@ def _waiting(outbox: "OutboxStatus") -> str:
     return f"{outbox.waiting:,}{since}" + (f"\n{outbox.last_error}" if outbox.last_error else "")
 
 
-@command()
+@command(short="Who asked for what, and got it or not")
 @click.option("--peer", metavar="PREFIX", help="Only what this organization asked for.")
 @click.option(
     "--object", "object", metavar="ID", help="Only about this object; a suffix of our own, or a whole identifier."
@@ -156,7 +156,7 @@ def audit(session: Session, peer: str | None, object: str | None, since: str | N
     )
 
 
-@command()
+@command(short="Why does it not work")
 @click.argument("target", metavar="[ID|PREFIX]", required=False)
 @click.pass_context
 def doctor(context: click.Context, session: Session, target: str | None) -> None:
@@ -204,6 +204,3 @@ def _summary(found: "list[Finding]") -> str:
     if failed:
         return f"{number(failed, 'thing')} to repair; the first is often the cause of the others."
     return f"It works; {number(warned, 'thing')} to look after." if warned else "All is well."
-
-
-COMMANDS = (status, audit, doctor)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from node.cli.output import size
+
 if TYPE_CHECKING:
     from hanse.client.progress import Progress as Transferred
     from node.progress import Progress as Counted
@@ -44,13 +46,21 @@ def _bar(what: str) -> Iterator[Draw | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Rich's own column tells decimal units."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{size(int(speed))}/s" if speed else "")
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        Rate(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[files]}"),
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from node.policy import Rule
 
 
-@command()
+@command(short="Wrap a file or a folder as a digital object")
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--id", "suffix", metavar="SUFFIX", help="The identifier's second part; made up if not given.")
 @click.option("--title", default="", metavar="T", help="Public.")
@@ -104,8 +104,10 @@ def add(
         ],
         indent="  ",
     )
-    for told in added.notes:
-        note(safe(told))
+    if added.empty_folders:
+        note(f"{number(added.empty_folders, 'empty folder')} left out: an object consists of files.")
+    if not added.element_count:
+        note("There is no file in it yet: `hanse refresh` when there is.")
     line()
     if unlisted:
         line("It is served while `hanse serve` runs; give its identifier to those whom you allowed.")
@@ -174,7 +176,7 @@ def _ways_in(session: Session, rule: "Rule") -> list[str]:
     return ways
 
 
-@command("list")
+@command("list", short="What this node has wrapped")
 def list_objects(session: Session) -> None:
     """What this node has wrapped.
 
@@ -242,7 +244,7 @@ def _state(entry: "Entry") -> str:
     return "published" if entry.published else "waiting"
 
 
-@command()
+@command(short="Compare what is there with what was promised")
 @click.option("--deep", is_flag=True, help="Read and hash every byte again.")
 @click.pass_context
 def check(context: click.Context, session: Session, deep: bool) -> None:
@@ -272,7 +274,7 @@ def check(context: click.Context, session: Session, deep: bool) -> None:
         context.exit(7)
 
 
-@command()
+@command(short="Make new versions of what changed")
 @click.argument("suffix", required=False)
 def refresh(session: Session, suffix: str | None) -> None:
     """Make a new version of what changed since it was wrapped: of all objects, or of SUFFIX.
@@ -306,7 +308,7 @@ def refresh(session: Session, suffix: str | None) -> None:
         line("Nothing to refresh.")
 
 
-@command()
+@command(short="End an object for good")
 @click.argument("suffix")
 @click.option("--reason", default="", metavar="T", help="Why; public, in the tombstone.")
 def withdraw(session: Session, suffix: str, reason: str) -> None:
@@ -325,6 +327,3 @@ def withdraw(session: Session, suffix: str, reason: str) -> None:
         line(f"{safe(withdrawn)} is withdrawn, for good. The data stays where it is.")
         if not daemon_runs(session):
             line("Others learn of it when `hanse serve` runs.")
-
-
-COMMANDS = (add, list_objects, check, refresh, withdraw)
