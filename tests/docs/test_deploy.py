@@ -1,0 +1,34 @@
+"""What deploy/README.md tells an operator to back up is what the programs keep."""
+
+import re
+from pathlib import Path
+
+from hanse.client.identity import MARKER, MEMBER_CERTIFICATE, NODE_CERTIFICATE
+from hanse.client.storage import known
+from node import config as node_config
+from node.catalog import CATALOG
+from registry import app, config
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+README = (DEPLOY / "README.md").read_text()
+
+
+def test_every_file_of_a_home_is_in_the_table_of_backups() -> None:
+    kept = [
+        MARKER, MEMBER_CERTIFICATE, NODE_CERTIFICATE, node_config.FILE, CATALOG, known.FILE,
+        app.AUTHORITY, app.CA_CERTIFICATE, app.DATABASE, config.MARKER,
+    ]  # fmt: skip
+    assert [name for name in kept if f"`{name}`" not in README] == []
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    named = re.findall(r"`((?:systemd/)?[\w.-]+\.service|Dockerfile|compose\.yaml)`", README)
+    assert len(named) == 4
+    assert [name for name in named if not (DEPLOY / name).exists()] == []
+
+
+def test_the_ports_are_those_of_the_files() -> None:
+    port = str(config.DEFAULT_LISTEN.port)
+    for path in (DEPLOY / "README.md", DEPLOY / "compose.yaml", DEPLOY / "Dockerfile"):
+        assert port in path.read_text()
+        assert "7100" in path.read_text()
