@@ -108,7 +108,7 @@ def command(name: str | None = None, *, short: str) -> Callable[[Callable[..., A
 class Root(click.Group):
     """The command itself: every way in which a command can end is decided here."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """In the order in which they are first needed."""
         return list(self.commands)
 

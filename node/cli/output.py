@@ -50,7 +50,8 @@ def _dump(value: object, indent: int | None) -> str:
 
 
 def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    # A type that has a text form of its own (an identifier, a path) is that text; other dataclasses are their fields.
+    if dataclasses.is_dataclass(value) and type(value).__str__ is object.__str__:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.value

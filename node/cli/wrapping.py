@@ -262,7 +262,10 @@ def check(context: click.Context, session: Session, deep: bool) -> None:
     with catalog_of(session) as catalog, league_of(session) as league, counting("checking") as progress:
         drifts = list(catalog.check(deep, progress, newest=lambda id: league.resolve([id])[0].record))
     if session.json:
-        documents(drifts)
+        documents(
+            {"id": each.id, "version": each.version, "what": each.what, "element": each.element, "remedy": each.remedy}
+            for each in drifts
+        )
     elif not drifts:
         line(f"Everything is as promised{' (every byte was read)' if deep else ''}.")
     else:

@@ -12,7 +12,7 @@ from node.cli.frame import Session, command, main
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, failure: BaseException | None, *options: str) -> Result:
-    @command("probe")
+    @command("probe", short="A probe")
     def probe(session: Session) -> None:
         click.echo(f"home={session.chosen} json={session.json} debug={session.debug}")
         if failure is not None:
