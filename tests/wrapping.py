@@ -1,0 +1,94 @@
+"""A catalog to test against: an owner with a key of its own, a home, and files to wrap.
+
+shelf = Shelf.open(tmp_path)
+shelf.write("trial/a.csv", b"1,2")
+added = shelf.catalog.add(shelf / "trial")
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hanse import wire
+from hanse.model.identifier import Identifier, Prefix
+from hanse.model.manifest import Element
+from hanse.model.organization import IdentityKey, OrganizationRecord
+from hanse.signing import SigningKey
+from node.catalog import CATALOG, Catalog
+from node.storage.catalog import CatalogStorage
+
+NORTH = Prefix.parse("86.north")
+
+
+def later() -> float:
+    """A clock so far ahead that every file counts as settled: what was not touched is not read again."""
+    return time.time() + 10
+
+
+@dataclass(frozen=True)
+class Owner:
+    prefix: Prefix = NORTH
+    signing_key: SigningKey = field(default_factory=SigningKey.generate)
+
+    @property
+    def record(self) -> OrganizationRecord:
+        return OrganizationRecord(self.prefix, 1, b"", "North", "", (IdentityKey(self.signing_key.public, 1),), (), 1)
+
+
+@dataclass
+class Shelf:
+    """A folder with a home in it, and whatever is written to it."""
+
+    folder: Path
+    owner: Owner
+    storage: CatalogStorage
+    catalog: Catalog
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, folder: Path, owner: Owner | None = None, clock: Callable[[], float] = time.time
+    ) -> Iterator["Shelf"]:
+        owner = owner or Owner()
+        home = folder / "home"
+        home.mkdir(exist_ok=True)
+        storage = CatalogStorage.open(home / CATALOG)
+        try:
+            yield cls(folder, owner, storage, Catalog(storage, owner, clock))
+        finally:
+            storage.close()
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    def write(self, name: str, content: bytes = b"") -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def manifest(self, id: Identifier, version: int | None = None) -> list[Element]:
+        """What the newest (or that) version promises."""
+        wrapped = self.catalog.find(id)
+        assert wrapped is not None
+        stored = self.catalog.version(id, version or wrapped.current_version)
+        assert stored is not None
+        return [element for page in self.catalog.pages(stored) for element in wire.decode_page(page).elements]
+
+    def names(self, id: Identifier) -> list[str]:
+        return [element.name.text for element in self.manifest(id)]
+
+
+def next_tick(folder: Path) -> None:
+    """Waits until the file system's clock has moved on, so that a change from now on shows in a fingerprint."""
+    probe = folder / ".tick"
+    probe.touch()
+    first = probe.stat().st_ctime_ns
+    deadline = time.monotonic() + 5
+    while probe.stat().st_ctime_ns == first:
+        assert time.monotonic() < deadline, "the file system's clock stands still"
+        os.utime(probe)
+    probe.unlink()
