@@ -17,6 +17,7 @@ from hanse import limits, trust, wire
 from hanse.client.identity import Identity
 from hanse.client.league import League
 from hanse.client.peer import Peer
+from hanse.client.renewal import renewed_if_due
 from hanse.client.storage.known import Cached, Known, Origin
 from hanse.errors import (
     BadSignature,
@@ -203,6 +204,7 @@ class Resolver:
 
     def peer(self, prefix: Prefix) -> Peer:
         """A connection to an organization's node, to be closed by the caller."""
+        self.identity = renewed_if_due(self.identity, self._league, self._now)
         return Peer(self.identity, prefix, self.organization)
 
     def _follow(
