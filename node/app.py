@@ -50,6 +50,7 @@ REMEDY = "`hanse join INVITATION` sets it up; --home or HANSE_HOME names another
 HOLDER = "hanse serve"
 _SPARE_THREADS = 64  # for refusals and health checks while all streams are taken
 _RENEWAL_RETRY_SECONDS = 60.0
+_FIRST_MEMBERSHIP_SECONDS = 3.0
 _STOPPING = "this node is being stopped: try again in a moment"
 log = structlog.get_logger("hanse.node")
 
@@ -73,7 +74,7 @@ class Daemon:
         try:
             return self._start()
         except BaseException:
-            self._stop.set()
+            self._end_threads()
             self._opened.close()
             raise
 
@@ -111,12 +112,15 @@ class Daemon:
             contact=self._contact,
             clock=self._clock,
         )
+        upkeep = _Upkeep(self)
+        self._run("upkeep", lambda: self._every(1.0, upkeep.look, at_once=True))
+        # Who is suspended is asked before anybody is served; what was last known serves if the registry is slow.
+        upkeep.first.wait(_FIRST_MEMBERSHIP_SECONDS)
         address = self._listen()
         self._observe()
         self._readdress(address)
         self._run("publisher", lambda: self.publisher.run(self._stop))
         self._run("watchdog", lambda: self._every(1.0, Watchdog(self.streams).look))
-        self._run("upkeep", lambda: self._every(1.0, _Upkeep(self).look))
         log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
         return address
 
@@ -129,11 +133,14 @@ class Daemon:
         if not stopped.wait(grace):
             self.streams.end_all(Unreachable(_STOPPING))
             stopped.wait(2 * Watchdog.GRACE_SECONDS)
+        self._end_threads()
+        self._opened.close()
+        log.info("node.stopped")
+
+    def _end_threads(self) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join(limits.CALL_TIMEOUT)
-        self._opened.close()
-        log.info("node.stopped")
 
     def _listen(self) -> Address:
         pool = ThreadPoolExecutor(self.config.streams + _SPARE_THREADS, thread_name_prefix="call")
@@ -226,8 +233,9 @@ class Daemon:
         self._threads.append(thread)
         thread.start()
 
-    def _every(self, seconds: float, look: Callable[[], None]) -> None:
-        while not self._stop.wait(seconds):
+    def _every(self, seconds: float, look: Callable[[], None], *, at_once: bool = False) -> None:
+        while not self._stop.wait(0 if at_once else seconds):
+            at_once = False
             look()
 
 
@@ -238,6 +246,7 @@ class _Upkeep:
         self._daemon = daemon
         self._membership_at = self._renewal_at = 0.0
         self._was_reachable = True
+        self.first = threading.Event()
 
     def look(self) -> None:
         daemon, now = self._daemon, time.monotonic()
@@ -252,6 +261,7 @@ class _Upkeep:
                 if reachable != self._was_reachable:
                     log.warning("registry.back" if reachable else "registry.away", membership_age=age)
                 self._was_reachable = reachable
+            self.first.set()
         if now >= self._renewal_at and renew.is_due(daemon.identity, int(daemon._clock())):
             self._renewal_at = now + _RENEWAL_RETRY_SECONDS
             with self._reported("certificate.renewal_failed"):

@@ -44,7 +44,9 @@ class Members:
         self._membership: Membership | None = None
         self._confirmed_at = 0
         self._callers: dict[tuple[Prefix, bytes, int], Caller] = {}
-        self._asked_at = 0.0
+        self._asking = threading.Lock()
+        self._answered_at = -_EXTRA_REFRESH_SECONDS
+        self._succeeded = False
 
     def refresh(self) -> None:
         """Asks the registry, or takes what was last known. Raises Unreachable, VerificationFailed."""
@@ -116,16 +118,18 @@ class Members:
 
     def _refresh_now(self) -> bool:
         """At once, because somebody is not known yet; rate limited, for anybody can have an unknown name."""
-        with self._lock:
-            now = time.monotonic()
-            if now - self._asked_at < _EXTRA_REFRESH_SECONDS:
-                return False
-            self._asked_at = now
-        try:
-            self._keep(self._resolver().membership(max_age=0))
-        except HanseError:
-            return False
-        return True
+        came = time.monotonic()
+        with self._asking:
+            if self._answered_at < came:  # else somebody asked while this caller waited
+                if came - self._answered_at < _EXTRA_REFRESH_SECONDS:
+                    return False
+                try:
+                    self._keep(self._resolver().membership(max_age=0))
+                    self._succeeded = True
+                except HanseError:
+                    self._succeeded = False
+                self._answered_at = time.monotonic()
+            return self._succeeded
 
 
 def tls_keys(organization: VerifiedOrganization) -> set[bytes]:
