@@ -1,7 +1,7 @@
 """May this envelope be stored? Pure: the envelope, who sends it, what is known and the time come in.
 
 Two steps, so that the costly one needs no database: ``examine`` checks signature, owner and form; ``decide``
-holds the version against what is stored. SPEC.md section 9.3.
+holds the version against what is stored. SPEC.md section 9.4.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The hot path: bytes of a stream, hashed, compared and written. Swapped as a whole when a faster way is found.
 
 One thread receives, the caller hashes and writes: both release the GIL, so that they overlap. Nothing is written
-that does not have the promised hash, and a sender of more than was asked for is cut off. SPEC.md section 10.3.
+that does not have the promised hash, and a sender of more than was asked for is cut off. SPEC.md section 10.5.
 """
 
 import contextlib
