@@ -24,9 +24,10 @@ def _told(text: str) -> HanseError:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as raised:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             call: Any = channel.unary_unary("/hanse.v1.Node/Describe")
-            call(text.encode(), timeout=20)
+            with pytest.raises(grpc.RpcError) as raised:
+                call(text.encode(), timeout=20)
         return status.from_rpc(raised.value, "the peer")
     finally:
         server.stop(0)
