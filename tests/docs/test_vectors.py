@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hanse import trust, wire
+from hanse.errors import NotAuthenticated
 from hanse.model.keys import PublicKey
 from hanse.signing import is_signed_by
 from tests.vectors import make
@@ -73,7 +74,7 @@ def test_the_pass_is_good_for_its_league_and_its_time_only() -> None:
     league = bytes.fromhex(vector("invitation")["fingerprint"])
     statement = trust.caller(envelope, make.NEW.public, league, now=make.T0 + 1600)
     assert statement.prefix == make.NORTH
-    with pytest.raises(trust.NotAuthenticated):
+    with pytest.raises(NotAuthenticated):
         trust.caller(envelope, make.NEW.public, bytes(32), now=make.T0 + 1600)
-    with pytest.raises(trust.NotAuthenticated):
+    with pytest.raises(NotAuthenticated):
         trust.caller(envelope, make.NEW.public, league, now=make.T0 + 1500 + 721)
