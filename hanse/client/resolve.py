@@ -278,6 +278,7 @@ class Resolver:
             f"no object {identifier} is known to you: it does not exist, or is not for you. "
             "`hanse search` finds what is published"
         )
+        self.organization(identifier.prefix)  # a prefix that nobody has is told apart: prefixes are public
         try:
             with self.peer(identifier.prefix) as peer:
                 described = peer.describe(identifier, no_pages=True)

@@ -566,7 +566,7 @@ def test_an_older_version_is_a_rollback(north: Organization, client: Client, tmp
     north.wrap("x", b"new")
     client.resolve(f"{north.prefix}/x")
     north.objects[f"{north.prefix}/x"].pop()
-    with pytest.raises(RolledBack, match="version 1 of .* was offered, but version 2 was seen before"):
+    with pytest.raises(RolledBack, match=r"version 1 of .* was offered, but version 2 was seen before"):
         client.fetch(f"{north.prefix}/x", tmp_path / "out")
 
 
@@ -575,7 +575,7 @@ def test_another_version_than_was_asked_for(north: Organization, client: Client,
     north.wrap("x", b"new")
     versions = north.objects[f"{north.prefix}/x"]
     versions[0] = versions[1]
-    with pytest.raises(WrongContent, match="version 2 of .* was offered, not 1"):
+    with pytest.raises(WrongContent, match=r"version 2 of .* was offered, not 1"):
         client.fetch(f"{north.prefix}/x", tmp_path / "out", version=1)
 
 
@@ -737,8 +737,8 @@ def test_a_stream_that_stands_still_is_given_up(
     released = threading.Event()
 
     def stall(parts: Iterator[bytes]) -> Iterator[bytes]:
-        yield next(parts)
         released.wait(20)
+        yield from parts
 
     north.serve().lies["fetch"] = stall
     started = time.monotonic()
