@@ -213,7 +213,9 @@ class Catalog:
     def _refresh(
         self, wrapped: WrappedObject, before: StoredVersion, walk: Walk, meter: Meter, workers: int | None
     ) -> Refreshed:
-        Source.of(wrapped.source.path)
+        source = wrapped.source
+        if Source.of(source.path) != source:
+            raise InvalidInput(f"{source.path} is no longer a {source.kind}: put back what was there, or withdraw it")
         reuse = Reuse(walk, Known(self._storage, before))
         with self._storage.staging() as staging:
             paging = self._make(wrapped, staging, walk, reuse, meter, workers)

@@ -431,10 +431,10 @@ def test_many_threads_read_while_others_write(tmp_path: Path) -> None:
                     done += 1
             return done
 
-        with ThreadPoolExecutor(40) as pool:
-            readers = [pool.submit(read) for _ in range(30)]
+        with ThreadPoolExecutor(20) as pool:
+            readers = [pool.submit(read) for _ in range(18)]
             try:
-                for number in range(20):
+                for number in range(4):
                     shelf.catalog.add(path, suffix=f"y{number}")
                 for id in ids:
                     shelf.catalog.withdraw(id.suffix)

@@ -142,9 +142,13 @@ def test_no_thread_is_left_when_the_work_is_given_up(tmp_path: Path) -> None:
     before = threading.active_count()
     walk = Walk(Source.of(tmp_path))
 
-    with pytest.raises(KeyboardInterrupt), Hasher(walk, Meter(None), 2) as hasher:
-        next(hasher.hash(walk))
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with Hasher(walk, Meter(None), 2) as hasher:
+            next(hasher.hash(walk))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
 
     assert threading.active_count() == before
 
