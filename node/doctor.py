@@ -220,6 +220,7 @@ class _Examination:
                 yield _fail("registry", str(error), "if the key was rotated, let `hanse serve` publish it", type(error))
             return
         except NotPermitted as error:
+            yield _ok("registry", f"answers at {addresses}")
             yield _fail("standing", str(error), "ask the registry's operator", type(error))
             return
         except Unreachable as error:

@@ -93,7 +93,7 @@ def search(session: Session, text: str, owner: str | None, type: str, subject: s
     from hanse.model.identifier import Prefix
     from node.cli.home import client_of
 
-    prefix = Prefix.parse(owner) if owner else None
+    prefix = Prefix.parse(owner) if owner is not None else None
     records: list[ObjectRecord] = []
     token = ""
     with client_of(session) as client:

@@ -21,8 +21,8 @@ def join(session: Session, invitation: str, listen: str | None, advertise: str |
     identity = join_league(
         invitation,
         session.folder,
-        listen=Address.parse(listen) if listen else None,
-        advertise=Address.parse(advertise) if advertise else None,
+        listen=Address.parse(listen) if listen is not None else None,
+        advertise=Address.parse(advertise) if advertise is not None else None,
     )
     key_id, league = identity.signing_key.public.key_id, identity.authority
     if session.json:
@@ -96,17 +96,20 @@ def trust(session: Session, prefix: str, keyid: str) -> None:
 def rotate_key(session: Session) -> None:
     """Make a new identity key, signed by the old and the new: whoever knows the old one follows by itself."""
     from node.cli.home import daemon_runs, storage_of
+    from node.observe import configure_logs
     from node.rotate import rotate
 
+    configure_logs("debug" if session.debug else "error")
     with storage_of(session) as (identity, storage):
-        before = identity.signing_key.public.key_id
-        after = rotate(identity, storage).signing_key.public.key_id
-    running = daemon_runs(session)
+        rotated = rotate(identity, storage)
+    before, after = identity.signing_key.public.key_id, rotated.signing_key.public.key_id
+    known_to_registry = rotated.previous_key is None
     if session.json:
-        document({"previous_key_id": before, "key_id": after, "daemon_running": running})
+        document({"previous_key_id": before, "key_id": after, "known_to_registry": known_to_registry})
         return
     line(f"The new key is {after}; the one before it was {before}.")
     line("Whoever knows the old key follows by itself. Whoever allowed you by key id (`--allow PREFIX#KEYID`)")
     line("or pinned you with `hanse trust` must be told the new one.")
-    if not running:
-        line("Others learn of it when `hanse serve` runs.")
+    if not known_to_registry:
+        running = "" if daemon_runs(session) else " and `hanse serve` runs"
+        line(f"The registry does not answer now. Others learn of the new key when it does{running}.")

@@ -110,8 +110,8 @@ def audit(session: Session, peer: str | None, object: str | None, since: str | N
     from hanse.model.identifier import Identifier, Prefix
     from node.cli.home import audit_of, identity_of, own_suffix
 
-    begin = parse_since(since, int(time.time())) if since else None
-    prefix = str(Prefix.parse(peer)) if peer else None
+    begin = parse_since(since, int(time.time())) if since is not None else None
+    prefix = str(Prefix.parse(peer)) if peer is not None else None
     asked = None
     if object is not None:
         own = identity_of(session).prefix

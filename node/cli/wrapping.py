@@ -52,7 +52,7 @@ def add(
     Only the metadata becomes public. With neither --open nor --allow nobody else may fetch it.
     """
     from hanse.model.record import Relation
-    from node.cli.home import catalog_of, daemon_runs
+    from node.cli.home import catalog_of, daemon_runs, identity_of, own_suffix
     from node.cli.progress import counting
     from node.policy import Rule
 
@@ -66,11 +66,12 @@ def add(
         subjects=tuple(dict.fromkeys((*base.subjects, *subjects))),
         relations=tuple(dict.fromkeys((*base.relations, *map(Relation.parse, relations)))),
     )
+    chosen = own_suffix(identity_of(session).prefix, suffix) if suffix is not None else None
     session.after_interrupt = "Stopped: nothing was added."
     with catalog_of(session) as catalog, counting("hashing") as progress:
         added = catalog.add(
             path,
-            suffix=suffix,
+            suffix=chosen,
             metadata=described,
             type=type,
             rule=rule,

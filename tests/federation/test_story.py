@@ -121,8 +121,7 @@ def test_south_fetches_a_file_and_a_folder_and_they_verify(wrapped: Node, south:
     assert south.json("verify", folder, f"{NORTH}/trial-7")["matches"]
     (folder / "观测数据.csv").write_bytes(b"altered")
     altered = south.command("verify", folder, f"{NORTH}/trial-7", "--json", expect=6).json
-    assert len(altered["differences"]) == 1
-    assert "观测数据.csv" in altered["differences"][0]
+    assert altered["differences"] == [{"name": "观测数据.csv", "kind": "different"}]
 
 
 def test_south_fetches_one_element(wrapped: Node, south: Node, league: League) -> None:
@@ -217,15 +216,17 @@ def test_a_key_that_was_told_otherwise_is_refused(wrapped: Node, league: League)
 
 def test_a_suspended_member_is_refused_until_it_is_restored(wrapped: Node, south: Node, league: League) -> None:
     target = league.folder / "suspended.tar"
-    league.registry.command("suspend", SOUTH)
-    until(
-        lambda: south.command("fetch", f"{NORTH}/scans", "-o", target, expect=None).code == 4, "the suspension to bite"
-    )
+
+    def fetched() -> int:
+        target.unlink(missing_ok=True)
+        return south.command("fetch", f"{NORTH}/scans", "-o", target, expect=None).code
+
+    league.registry.command("suspend", SOUTH, "--reason", "did not pay")
+    until(lambda: fetched() == 4, "the suspension to bite")
     assert not target.exists()
+    assert "did not pay" in south.command("doctor", expect=4).stdout
     league.registry.command("restore", SOUTH)
-    until(
-        lambda: south.command("fetch", f"{NORTH}/scans", "-o", target, expect=None).code == 0, "the restoration to bite"
-    )
+    until(lambda: fetched() == 0, "the restoration to bite")
     assert target.read_bytes() == SCANS
 
 
