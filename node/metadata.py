@@ -6,9 +6,11 @@
 
 import dataclasses
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from hanse.errors import InvalidInput
+from hanse import limits
+from hanse.errors import InvalidInput, LimitExceeded
 from hanse.model.record import Date, Metadata, Relation
 
 _TEXTS = ("title", "description", "publisher", "resource_type", "language", "license", "version_label")
@@ -16,10 +18,37 @@ _LISTS = ("creators", "subjects")
 _NAMES = (*_TEXTS, *_LISTS, "publication_year", "dates", "relations", "attributes")
 
 
+def read_metadata(path: Path | None, **said: Any) -> Metadata:
+    """What the file says, and over it what is ``said`` by name and not empty; lists are joined.
+
+    Raises InvalidInput.
+    """
+    metadata = Metadata()
+    if path is not None:
+        try:
+            with path.open("rb") as file:
+                text = file.read(limits.ENVELOPE_BYTES + 1)
+        except OSError as error:
+            raise InvalidInput(f"{path} cannot be read: {error.strerror}") from None
+        if len(text) > limits.ENVELOPE_BYTES:
+            raise LimitExceeded(f"{path} has more than {limits.ENVELOPE_BYTES // limits.KIB} KiB: it is not metadata")
+        try:
+            metadata = parse_metadata(text)
+        except InvalidInput as error:
+            raise InvalidInput(f"{path}: {error}") from None
+    changes: dict[str, Any] = {}
+    for name, value in said.items():
+        if isinstance(value, tuple):
+            changes[name] = tuple(dict.fromkeys((*getattr(metadata, name), *value)))
+        elif value:
+            changes[name] = value
+    return dataclasses.replace(metadata, **changes)
+
+
 def parse_metadata(text: str | bytes) -> Metadata:
     """Raises InvalidInput, naming what does not belong."""
     try:
-        said = json.loads(text)
+        said = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         where = f", line {error.lineno} column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InvalidInput(f"the metadata is not JSON{where}") from None
@@ -57,6 +86,10 @@ def format_metadata(metadata: Metadata) -> str:
     if attributes := said.pop("attributes_json", None):
         said["attributes"] = json.loads(attributes)
     return json.dumps(said, ensure_ascii=False)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise InvalidInput(f"the metadata has {name}, which is not JSON")
 
 
 def _text(value: object, name: str) -> str:
