@@ -223,6 +223,7 @@ def invitation_from_text(text: str) -> Invitation:
     if len(data) < 5 or sha256(payload).digest()[:4] != check:
         raise InvalidInput("the invitation is incomplete or was altered on its way: paste the whole string again")
     message = _parse(organization_pb2.Invitation, payload)
+    check_text(message.display_name)
     if len(message.secret) != 16 or not message.registries:
         raise InvalidInput("the invitation lacks its secret or the registry's address")
     return Invitation(
@@ -264,6 +265,9 @@ def decode_membership(head: bytes, members: bytes) -> tuple[Membership, bytes]:
     if sha256(members).digest() != message.members_sha256:
         raise InvalidInput("the list of members is not the one that the registry signed")
     listed = _parse(organization_pb2.MemberList, members)
+    for member in listed.members:
+        check_text(member.display_name)
+        check_text(member.reason)
     return (
         Membership(
             version=message.version,

@@ -10,6 +10,20 @@ from hanse.errors import InvalidInput
 # SubjectPublicKeyInfo of an Ed25519 key is these bytes and the key (RFC 8410 section 4).
 _ED25519_SPKI = bytes.fromhex("302a300506032b6570032100")
 
+# The points of small order, without the sign bit: under such a key one signature fits many messages.
+_SMALL_ORDER = frozenset(
+    bytes.fromhex(each)
+    for each in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class KeyId:
@@ -40,6 +54,8 @@ class PublicKey:
         """Raises InvalidInput."""
         if len(raw) != 32:
             raise InvalidInput(f"an Ed25519 public key has 32 bytes, not {len(raw)}")
+        if raw[:31] + bytes([raw[31] & 0x7F]) in _SMALL_ORDER:
+            raise InvalidInput("this Ed25519 public key proves nothing: it is a point of small order")
         return cls(raw)
 
     @cached_property

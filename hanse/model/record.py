@@ -129,7 +129,7 @@ class Metadata:
                 raise InvalidInput(f"{relation.type!r} is not a DataCite relation type")
         if self.attributes_json:
             try:
-                attributes = json.loads(self.attributes_json)
+                attributes = json.loads(self.attributes_json, parse_constant=_no_constant)
             except (ValueError, RecursionError):
                 attributes = None
             if not isinstance(attributes, dict):
@@ -183,9 +183,13 @@ class ObjectRecord:
     reason: str = ""
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def check_text(text: str) -> None:
-    """Raises InvalidInput where a text has control characters other than line ends and tabs."""
-    if not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\r\t" for c in text):
+    """Raises InvalidInput where a text has control characters other than line feeds and tabs."""
+    if not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
         raise InvalidInput("a text of the metadata has control characters")
 
 

@@ -164,10 +164,10 @@ def issue_member(
 
 
 def issue_registry(authority_key: TlsKey, authority: bytes, key: TlsKey, root: Prefix, now: int) -> bytes:
-    """The registry's own server certificate, for CERTIFICATE_LIFE times 52: it makes a new one at each start."""
+    """The registry's own server certificate, for ten years."""
     issuer = x509.load_der_x509_certificate(authority).subject
     name = registry_name(root)
-    builder = _builder(name, issuer, key.private.public_key(), now, 52 * limits.CERTIFICATE_LIFE, ca=False)
+    builder = _builder(name, issuer, key.private.public_key(), now, _DECADE, ca=False)
     return _sign(
         _end_entity(builder, f"spiffe://{root}/registry", name, ExtendedKeyUsageOID.SERVER_AUTH), authority_key
     )
