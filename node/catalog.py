@@ -1,8 +1,8 @@
-"""What this node has wrapped: adding, refreshing and withdrawing objects; what the service and the publisher read.
+"""What an owner does with what it wraps: add, refresh, withdraw, list, check.
 
-A change is whole or not there, whatever happens to the process: record, manifest, pages and outbox row are one
-transaction. Errors of ``add``, ``refresh`` and ``check`` name paths: they are for the owner, at the command line.
-Errors of the reading side name none: peers get them.
+What it is not: the reading side. The service and the publisher read node.storage.catalog.
+The rule it keeps: a change is whole or not there, whatever happens to the process. Record, manifest, pages and outbox
+row are one transaction. Its errors name paths: they are for the owner, at the command line, and go to no peer.
 
     catalog = Catalog(CatalogStorage.open(home / CATALOG), identity)
     catalog.add(Path("trial-7"), rule=Rule(open=True))
@@ -40,8 +40,8 @@ from node.reuse import Known, Reuse
 from node.sources.hashing import Hashed, Hasher
 from node.sources.source import Source, SourceKind
 from node.sources.walking import Found, Walk
-from node.storage.catalog import CatalogStorage, ServedElement, Staging, StoredVersion, WrappedObject
-from node.storage.outbox import Outbox, Waiting
+from node.storage.catalog import CatalogStorage, Staging, StoredVersion, WrappedObject
+from node.storage.outbox import Outbox
 
 CATALOG = "catalog.db"
 _NO_METADATA = Metadata()
@@ -55,19 +55,6 @@ class Owner(Protocol):
     def prefix(self) -> Prefix: ...
     @property
     def signing_key(self) -> SigningKey: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wrapped:
-    """An object as the service must know it. ``record`` is that of the newest version, a tombstone included."""
-
-    id: Identifier
-    rule: Rule
-    unlisted: bool
-    withdrawn: bool
-    current_version: int
-    record: Envelope
-    source: Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,24 +112,6 @@ class Catalog:
     def outbox(self) -> Outbox:
         """What waits to be published."""
         return self._storage.outbox
-
-    def pending(self, limit: int = 1000) -> builtins.list[Waiting]:
-        """What may be sent to the registry now: at most one row of each object, oldest first."""
-        return self.outbox.pending(limit)
-
-    def acknowledged(self, seq: int) -> None:
-        """The registry has it."""
-        self.outbox.acknowledged(seq)
-
-    def failed(self, seq: int, why: str, next_try_at: int = 0) -> None:
-        """It is to be tried again, from ``next_try_at`` (Unix seconds) on."""
-        self.outbox.failed(seq, why, next_try_at)
-
-    def refused(self, seq: int, why: str) -> None:
-        """The registry does not accept it as it is."""
-        self.outbox.refused(seq, why)
-
-    # The owner's commands.
 
     def add(
         self,
@@ -251,7 +220,7 @@ class Catalog:
 
     def list(self) -> builtins.list[Entry]:
         """All objects, the withdrawn ones too, by identifier."""
-        waiting = {row.key for row in self.outbox.all()}
+        waiting = self.outbox.keys()
         entries = []
         for wrapped in self._storage.objects():
             version = self._storage.version(wrapped.id, wrapped.current_version)
@@ -278,63 +247,7 @@ class Catalog:
             )
         return entries
 
-    # What the service reads.
-
-    def find(self, id: Identifier) -> Wrapped | None:
-        """An object of this node, withdrawn or not."""
-        wrapped = self._storage.object(id)
-        if wrapped is None:
-            return None
-        version = self._storage.version(id, wrapped.current_version)
-        if version is None:
-            return None
-        return Wrapped(
-            wrapped.id,
-            wrapped.rule,
-            wrapped.unlisted,
-            wrapped.withdrawn,
-            wrapped.current_version,
-            version.record,
-            wrapped.source,
-        )
-
-    def version(self, id: Identifier, version: int) -> StoredVersion | None:
-        """One version, old ones too. Only the newest can be served: see ``elements``."""
-        return self._storage.version(id, version)
-
-    def pages(self, version: StoredVersion, first_page: int = 0) -> Iterator[bytes]:
-        """Serialized manifest pages, as they were hashed."""
-        for number in range(first_page, version.page_count):
-            page = self._storage.page(version, number)
-            if page is None:
-                raise SourceChanged("a page of the manifest is damaged; its owner can find out with `hanse check`")
-            yield page
-
-    def leaves(self, version: StoredVersion, element: int) -> bytes:
-        """Leaf hashes of an element, concatenated; empty if it has at most one chunk."""
-        return self._storage.leaves(version, element)
-
-    def elements(self, version: StoredVersion, first: int = 0, count: int | None = None) -> Iterator[ServedElement]:
-        """Consecutive elements of the newest version. Raises SourceChanged for an older one, also while it goes on."""
-        expected = version.element_count - first if count is None else count
-        got = 0
-        for element in self._storage.elements(version, first, expected):
-            yield element
-            got += 1
-        if got < expected:
-            current = self._storage.object(version.object)
-            number = current.current_version if current else version.version
-            if number != version.version:
-                raise SourceChanged(
-                    f"{version.object} has changed since version {version.version}: fetch version {number}"
-                )
-            raise NotFound(f"version {version.version} of {version.object} has no such element")
-
     # The organization's own record.
-
-    def organization(self) -> Envelope | None:
-        """The newest."""
-        return self._storage.organization()
 
     def put_organization(self, envelope: Envelope, sign: Callable[[Envelope], Envelope] | None = None) -> None:
         """The next record of this organization and its outbox row, in one transaction.

@@ -148,6 +148,8 @@ class _Object:
             now = Fingerprint.of(there.status())
         except OSError as error:
             unreadable(walk.where(name), error)
+        self._meter.done(now.size, 1)
+        self._meter.show()
         if now != row.fingerprint:
             yield self._drift("has changed, or was touched", _REFRESH, name)
 

@@ -18,7 +18,7 @@ from hanse.model.manifest import Element
 from hanse.model.organization import IdentityKey, OrganizationRecord
 from hanse.signing import SigningKey
 from node.catalog import CATALOG, Catalog
-from node.storage.catalog import CatalogStorage
+from node.storage.catalog import CatalogStorage, ServedElement, StoredVersion
 
 NORTH = Prefix.parse("86.north")
 
@@ -70,13 +70,24 @@ class Shelf:
         path.write_bytes(content)
         return path
 
+    def stored(self, id: Identifier, version: int | None = None) -> StoredVersion:
+        """The newest (or that) version."""
+        wrapped = self.storage.object(id)
+        assert wrapped is not None
+        found = self.storage.version(id, version or wrapped.current_version)
+        assert found is not None
+        return found
+
+    def pages(self, version: StoredVersion) -> list[bytes]:
+        found = [self.storage.page(version, number) for number in range(version.page_count)]
+        return [page for page in found if page is not None]
+
     def manifest(self, id: Identifier, version: int | None = None) -> list[Element]:
         """What the newest (or that) version promises."""
-        wrapped = self.catalog.find(id)
-        assert wrapped is not None
-        stored = self.catalog.version(id, version or wrapped.current_version)
-        assert stored is not None
-        return [element for page in self.catalog.pages(stored) for element in wire.decode_page(page).elements]
+        return [each for page in self.pages(self.stored(id, version)) for each in wire.decode_page(page).elements]
+
+    def elements(self, version: StoredVersion) -> list[ServedElement]:
+        return list(self.storage.elements(version, 0, version.element_count))
 
     def names(self, id: Identifier) -> list[str]:
         return [element.name.text for element in self.manifest(id)]

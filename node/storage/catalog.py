@@ -150,6 +150,7 @@ class CatalogStorage:
     # What a version consists of.
 
     def page(self, version: StoredVersion, page: int) -> bytes | None:
+        """A serialized ManifestPage, as it was hashed."""
         with self.database.reading() as connection:
             row = connection.execute(
                 "SELECT data FROM page WHERE version = ? AND page = ?", (version.row, page)

@@ -17,12 +17,14 @@ from pathlib import Path
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
 
+from hanse import limits
 from hanse.errors import Conflict, HanseError, HomeUnusable, NoSpace, StorageFailed
 from hanse.files import storage_errors
 
 Connection = sqlite3.Connection
 
 BUSY_TIMEOUT = 60  # seconds; the longest transaction is the end of an `add` of a million files
+LOG_BYTES = 16 * limits.MIB  # to which the write-ahead log is cut after a large transaction
 IDLE = 16  # connections kept for the next who needs one
 
 
@@ -96,6 +98,7 @@ class Database:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         except BaseException:
             connection.close()
             raise

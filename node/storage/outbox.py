@@ -62,6 +62,16 @@ class Outbox:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM outbox ORDER BY seq").fetchall()
         return [_waiting(row) for row in rows]
 
+    def count(self) -> int:
+        """How many rows are not acknowledged yet."""
+        with self._database.reading() as connection:
+            return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
+
+    def keys(self) -> set[str]:
+        """Of which objects something is not acknowledged yet."""
+        with self._database.reading() as connection:
+            return {key for (key,) in connection.execute("SELECT DISTINCT key FROM outbox")}
+
     def acknowledged(self, seq: int) -> None:
         """The registry has it."""
         with self._database.writing() as connection:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hanse import limits, trust, wire
-from hanse.errors import AlreadyExists, Conflict, InvalidInput, LimitExceeded, NotFound, SourceChanged, Withdrawn
+from hanse.errors import AlreadyExists, Conflict, InvalidInput, LimitExceeded, NotFound, Withdrawn
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier
 from hanse.model.record import AccessMode, Metadata, ObjectRecord, Status
@@ -30,8 +30,7 @@ def record_of(envelope: Envelope) -> ObjectRecord:
 
 
 def the_record(shelf: Shelf, id: Identifier) -> ObjectRecord:
-    wrapped = shelf.catalog.find(id)
-    assert wrapped is not None
+    wrapped = shelf.stored(id)
     return record_of(wrapped.record)
 
 
@@ -42,12 +41,10 @@ def test_a_folder_becomes_an_object_whose_signatures_hold(tmp_path: Path) -> Non
 
         added = shelf.catalog.add(tmp_path / "trial", metadata=Metadata(title="Trial"), rule=Rule(open=True))
 
-        wrapped = shelf.catalog.find(added.id)
-        assert wrapped is not None
+        wrapped = shelf.stored(added.id)
         now = int(time.time())
         verified = trust.record(wrapped.record, shelf.owner.record, now=now, expected=added.id)
-        stored = shelf.catalog.version(added.id, 1)
-        assert stored is not None
+        stored = shelf.stored(added.id, 1)
         assert stored.manifest is not None
         manifest = trust.manifest(stored.manifest, stored.salt, verified.record, shelf.owner.record)
         assert (manifest.element_count, manifest.total_bytes, manifest.single_file) == (
@@ -67,17 +64,15 @@ def test_the_service_finds_elements_and_their_hashes(tmp_path: Path) -> None:
         shelf.write("trial/a.csv", b"1,2\n")
         shelf.write("trial/b.bin", b"x" * (limits.CHUNK_BYTES + 1))
         added = shelf.catalog.add(tmp_path / "trial")
-        stored = shelf.catalog.version(added.id, 1)
-        assert stored is not None
+        stored = shelf.stored(added.id, 1)
 
-        elements = list(shelf.catalog.elements(stored))
+        elements = shelf.elements(stored)
 
         assert [(each.name, each.length) for each in elements] == [("a.csv", 4), ("b.bin", limits.CHUNK_BYTES + 1)]
-        assert shelf.catalog.leaves(stored, 0) == b""
-        assert len(shelf.catalog.leaves(stored, 1)) == 64
-        assert [each.position for each in shelf.catalog.elements(stored, 1, 1)] == [1]
-        with pytest.raises(NotFound):
-            list(shelf.catalog.elements(stored, 2, 1))
+        assert shelf.storage.leaves(stored, 0) == b""
+        assert len(shelf.storage.leaves(stored, 1)) == 64
+        assert [each.position for each in shelf.storage.elements(stored, 1, 1)] == [1]
+        assert list(shelf.storage.elements(stored, 2, 1)) == []
 
 
 def test_a_file_is_a_single_file_and_an_empty_folder_has_no_elements(tmp_path: Path) -> None:
@@ -86,8 +81,7 @@ def test_a_file_is_a_single_file_and_an_empty_folder_has_no_elements(tmp_path: P
         (tmp_path / "empty/inner").mkdir(parents=True)
         empty = shelf.catalog.add(tmp_path / "empty")
 
-        stored = shelf.catalog.version(single.id, 1)
-        assert stored is not None
+        stored = shelf.stored(single.id, 1)
         assert stored.manifest is not None
         assert wire.decode_manifest(stored.manifest.payload).single_file
         assert shelf.names(single.id) == ["表.csv"]
@@ -166,7 +160,7 @@ def test_two_commands_that_add_the_same_suffix_at_once_make_one_object(tmp_path:
 
         with ThreadPoolExecutor(4) as pool:
             assert sorted(pool.map(add, range(4))) == ["1", "exists", "exists", "exists"]
-        assert len(shelf.catalog.pending()) == 1
+        assert len(shelf.catalog.outbox.pending()) == 1
 
 
 # Privacy.
@@ -224,7 +218,7 @@ def test_unlisted_objects_are_never_in_the_outbox(tmp_path: Path) -> None:
         shelf.catalog.withdraw("hidden")
         assert shelf.catalog.outbox.all() == []
         assert shelf.catalog.list()[0].published is False
-        wrapped = shelf.catalog.find(id)
+        wrapped = shelf.storage.object(id)
         assert wrapped is not None
         assert wrapped.unlisted
 
@@ -267,13 +261,11 @@ def test_pages_keep_their_limits_with_many_and_with_long_names(tmp_path: Path) -
             shelf.write("long/" + "/".join(["d" * 250] * 13) + f"/{number:04}{'n' * 200}")
         for name, pages in (("many", 2), ("long", 2)):
             id = shelf.catalog.add(tmp_path / name).id
-            stored = shelf.catalog.version(id, 1)
-            assert stored is not None
-            sizes = [len(page) for page in shelf.catalog.pages(stored)]
+            stored = shelf.stored(id, 1)
+            sizes = [len(page) for page in shelf.pages(stored)]
             assert len(sizes) == pages == stored.page_count
             assert max(sizes) <= limits.MANIFEST_PAGE_BYTES
             assert len(shelf.names(id)) == stored.element_count
-            assert list(shelf.catalog.pages(stored, 1)) == list(shelf.catalog.pages(stored))[1:]
 
 
 # Withdrawing.
@@ -283,23 +275,20 @@ def test_a_withdrawn_object_leaves_a_signed_tombstone_that_continues_its_history
     with Shelf.open(tmp_path) as shelf:
         path = shelf.write("a", b"x")
         id = shelf.catalog.add(path, suffix="x1", metadata=Metadata(title="T", description="D")).id
-        first = shelf.catalog.find(id)
-        assert first is not None
-        stored = shelf.catalog.version(id, 1)
-        assert stored is not None
+        first = shelf.stored(id)
+        stored = shelf.stored(id, 1)
         path.unlink()
 
         assert shelf.catalog.withdraw("x1", "consent was revoked") == id
 
-        wrapped = shelf.catalog.find(id)
+        wrapped = shelf.storage.object(id)
         assert wrapped is not None
         assert (wrapped.withdrawn, wrapped.current_version) == (True, 2)
         seen = trust.Seen(1, first.record.digest)
-        tombstone = trust.record(wrapped.record, shelf.owner.record, now=int(time.time()), seen=seen).record
+        tombstone = trust.record(shelf.stored(id).record, shelf.owner.record, now=int(time.time()), seen=seen).record
         assert (tombstone.status, tombstone.reason) == (Status.WITHDRAWN, "consent was revoked")
         assert tombstone.summary.element_count is None
-        with pytest.raises(SourceChanged):
-            list(shelf.catalog.elements(stored))
+        assert shelf.elements(stored) == []
         for again in (lambda: shelf.catalog.withdraw("x1"), lambda: shelf.catalog.refresh("x1")):
             with pytest.raises(Withdrawn, match="for good"):
                 again()
@@ -324,14 +313,14 @@ def test_the_outbox_keeps_the_order_of_each_object(tmp_path: Path) -> None:
         shelf.catalog.withdraw("x1")
 
         def offered() -> list[tuple[str, int]]:
-            return [(row.key, record_of(row.envelope).version) for row in shelf.catalog.pending()]
+            return [(row.key, record_of(row.envelope).version) for row in shelf.catalog.outbox.pending()]
 
         assert offered() == [("86.north/x1", 1), ("86.north/x2", 1)]
-        first, second = shelf.catalog.pending()
-        shelf.catalog.acknowledged(first.seq)
-        shelf.catalog.acknowledged(first.seq)
+        first, second = shelf.catalog.outbox.pending()
+        shelf.catalog.outbox.acknowledged(first.seq)
+        shelf.catalog.outbox.acknowledged(first.seq)
         assert offered() == [("86.north/x2", 1), ("86.north/x1", 2)]
-        assert shelf.catalog.pending(1) == [second]
+        assert shelf.catalog.outbox.pending(1) == [second]
 
 
 def test_a_failed_row_waits_with_its_reason_and_a_refused_one_until_somebody_looks(tmp_path: Path) -> None:
@@ -339,23 +328,23 @@ def test_a_failed_row_waits_with_its_reason_and_a_refused_one_until_somebody_loo
     with Shelf.open(tmp_path, clock=lambda: now) as shelf:
         shelf.catalog.outbox._clock = lambda: now
         shelf.catalog.add(shelf.write("a"), suffix="x1")
-        (row,) = shelf.catalog.pending()
+        (row,) = shelf.catalog.outbox.pending()
 
-        shelf.catalog.failed(row.seq, "registry unreachable", int(now) + 60)
-        assert shelf.catalog.pending() == []
+        shelf.catalog.outbox.failed(row.seq, "registry unreachable", int(now) + 60)
+        assert shelf.catalog.outbox.pending() == []
         now += 60
-        (row,) = shelf.catalog.pending()
+        (row,) = shelf.catalog.outbox.pending()
         assert (row.attempts, row.last_error) == (1, "registry unreachable")
 
-        shelf.catalog.refused(row.seq, "not your prefix")
+        shelf.catalog.outbox.refused(row.seq, "not your prefix")
         shelf.catalog.withdraw("x1")
-        assert shelf.catalog.pending() == []
+        assert shelf.catalog.outbox.pending() == []
         assert [(each.refused, each.last_error) for each in shelf.catalog.outbox.all()] == [
             (True, "not your prefix"),
             (False, ""),
         ]
         shelf.catalog.outbox.retry()
-        assert [each.seq for each in shelf.catalog.pending()] == [row.seq]
+        assert [each.seq for each in shelf.catalog.outbox.pending()] == [row.seq]
 
 
 def test_the_organizations_own_record_goes_first_and_alone(tmp_path: Path) -> None:
@@ -366,11 +355,11 @@ def test_the_organizations_own_record_goes_first_and_alone(tmp_path: Path) -> No
         shelf.catalog.put_organization(organization)
         shelf.catalog.put_organization(organization)
 
-        (row,) = shelf.catalog.pending()
+        (row,) = shelf.catalog.outbox.pending()
         assert (row.key, row.envelope) == (ORGANIZATION, organization)
-        assert shelf.catalog.organization() == organization
-        shelf.catalog.acknowledged(row.seq)
-        assert [each.key for each in shelf.catalog.pending()] == ["86.north/x1"]
+        assert shelf.storage.organization() == organization
+        shelf.catalog.outbox.acknowledged(row.seq)
+        assert [each.key for each in shelf.catalog.outbox.pending()] == ["86.north/x1"]
 
 
 def test_two_organization_records_of_one_version_conflict(tmp_path: Path) -> None:
@@ -388,17 +377,16 @@ def test_two_organization_records_of_one_version_conflict(tmp_path: Path) -> Non
 def test_after_a_rotation_what_waits_is_signed_anew_with_the_same_digest(tmp_path: Path) -> None:
     with Shelf.open(tmp_path) as shelf:
         id = shelf.catalog.add(shelf.write("a"), suffix="x1").id
-        (before,) = shelf.catalog.pending()
-        shelf.catalog.refused(before.seq, "unknown key")
+        (before,) = shelf.catalog.outbox.pending()
+        shelf.catalog.outbox.refused(before.seq, "unknown key")
         key = SigningKey.generate()
 
         shelf.catalog.outbox.resign(lambda old: sign(PayloadType(old.payload_type), old.payload, key))
 
-        (after,) = shelf.catalog.pending()
+        (after,) = shelf.catalog.outbox.pending()
         assert after.envelope.digest == before.envelope.digest
         assert [each.keyid for each in after.envelope.signatures] == [str(key.public.key_id)]
-        wrapped = shelf.catalog.find(id)
-        assert wrapped is not None
+        wrapped = shelf.stored(id)
         assert wrapped.record == after.envelope
 
 
@@ -408,7 +396,7 @@ def test_list_says_what_the_registry_has(tmp_path: Path) -> None:
         (entry,) = shelf.catalog.list()
         assert (str(entry.id), entry.version, entry.title, entry.published) == ("86.north/x1", 1, "T", False)
         assert (entry.element_count, entry.total_bytes, entry.source) == (1, 3, (tmp_path / "a").resolve())
-        shelf.catalog.acknowledged(shelf.catalog.pending()[0].seq)
+        shelf.catalog.outbox.acknowledged(shelf.catalog.outbox.pending()[0].seq)
         assert shelf.catalog.list()[0].published
 
 
@@ -425,9 +413,8 @@ def test_many_threads_read_while_others_write(tmp_path: Path) -> None:
             done = 0
             while not stop.is_set():
                 for id in ids:
-                    wrapped = shelf.catalog.find(id)
-                    assert wrapped is not None
-                    assert record_of(wrapped.record).version == wrapped.current_version
+                    stored = shelf.stored(id)
+                    assert record_of(stored.record).version == stored.version
                     done += 1
             return done
 

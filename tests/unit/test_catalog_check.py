@@ -33,8 +33,7 @@ def told(drifts: list[Drift]) -> list[tuple[str, str]]:
 def test_nothing_is_named_when_all_is_as_promised(tmp_path: Path) -> None:
     with Shelf.open(tmp_path, clock=later) as shelf:
         id = wrap(shelf)
-        own = shelf.catalog.find(id)
-        assert own is not None
+        own = shelf.stored(id)
         assert list(shelf.catalog.check(newest=lambda _: own.record)) == []
         assert list(shelf.catalog.check(deep=True, newest=lambda _: own.record)) == []
 
@@ -152,7 +151,7 @@ def test_what_the_registry_does_not_show_is_named(tmp_path: Path) -> None:
     with Shelf.open(tmp_path, clock=later) as shelf:
         id = wrap(shelf)
         row = shelf.catalog.outbox.all()[0]
-        shelf.catalog.failed(row.seq, "connection refused")
+        shelf.catalog.outbox.failed(row.seq, "connection refused")
 
         def what(newest: Callable[[Identifier], Envelope | None]) -> list[str]:
             return [drift.what for drift in shelf.catalog.check(newest=newest)]
@@ -160,16 +159,15 @@ def test_what_the_registry_does_not_show_is_named(tmp_path: Path) -> None:
         assert what(lambda _: None) == ["is not published yet (connection refused)"]
         assert what(unreachable) == ["the registry cannot be asked: the registry does not answer"]
         assert what(forged) == ["the registry shows something that you did not sign: not signed by 86.north"]
-        shelf.catalog.refused(row.seq, "not your prefix")
+        shelf.catalog.outbox.refused(row.seq, "not your prefix")
         assert what(lambda _: None) == ["the registry refused it: not your prefix"]
-        shelf.catalog.acknowledged(row.seq)
+        shelf.catalog.outbox.acknowledged(row.seq)
         assert what(lambda _: None) == ["was acknowledged by the registry, which does not show it any more"]
-        first = shelf.catalog.find(id)
-        assert first is not None
+        first = shelf.stored(id)
         shelf.write("trial/a", b"other")
         shelf.catalog.refresh()
         assert what(lambda _: first.record) == ["is not published yet"]
-        shelf.catalog.acknowledged(shelf.catalog.outbox.all()[-1].seq)
+        shelf.catalog.outbox.acknowledged(shelf.catalog.outbox.all()[-1].seq)
         assert what(lambda _: first.record) == ["the registry shows another version (1)"]
 
 

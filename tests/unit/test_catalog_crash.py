@@ -51,9 +51,8 @@ def expect_whole(shelf: Shelf, promised: dict[str, int]) -> None:
     for entry in entries.values():
         assert waiting.count(entry.id.key) == entry.version, "a version and its outbox row are one"
         if not entry.withdrawn:
-            stored = shelf.catalog.version(entry.id, entry.version)
-            assert stored is not None
-            assert len(list(shelf.catalog.elements(stored))) == len(shelf.manifest(entry.id)) == entry.element_count
+            stored = shelf.stored(entry.id, entry.version)
+            assert len(shelf.elements(stored)) == len(shelf.manifest(entry.id)) == entry.element_count
     damage = [drift for drift in shelf.catalog.check() if "damaged" in drift.what or "committed" in drift.what]
     assert damage == []
     with shelf.storage.database.reading() as connection:
@@ -172,7 +171,7 @@ def test_on_a_disk_that_is_full_to_the_last_byte_every_command_says_so(tmp_path:
 def test_an_outbox_row_is_acknowledged_for_good(tmp_path: Path) -> None:
     with Shelf.open(tmp_path) as shelf:
         shelf.catalog.add(shelf.write("a"), suffix="x1")
-        shelf.catalog.acknowledged(shelf.catalog.pending()[0].seq)
+        shelf.catalog.outbox.acknowledged(shelf.catalog.outbox.pending()[0].seq)
     with Shelf.open(tmp_path) as shelf:
         assert Outbox(shelf.storage.database).all() == []
-        assert shelf.catalog.find(Identifier.of(NORTH, "x1")) is not None
+        assert shelf.storage.object(Identifier.of(NORTH, "x1")) is not None

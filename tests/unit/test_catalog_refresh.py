@@ -11,23 +11,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hanse import limits, trust, wire
-from hanse.errors import InvalidInput, NotFound, SourceChanged
+from hanse.errors import InvalidInput, NotFound
 from hanse.model.identifier import Identifier
 from node.progress import Progress
-from node.sources import hashing
+from node.sources.walking import Found
 from tests.wrapping import Shelf, later, next_tick
 
 
 def read_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are opened to be hashed, from now on."""
     opened: list[str] = []
-    original = hashing.Found.open
+    original = Found.open
 
-    def spy(found: hashing.Found) -> int:
+    def spy(found: Found) -> int:
         opened.append(found.name.text)
         return original(found)
 
-    monkeypatch.setattr(hashing.Found, "open", spy)
+    monkeypatch.setattr(Found, "open", spy)
     return opened
 
 
@@ -53,8 +53,7 @@ def test_only_what_changed_is_read_and_the_new_version_continues_the_old(
         for name in ("a", "b", "c", "long"):
             shelf.write(f"trial/{name}", name.encode() * 1000 * (1 if name != "long" else 1000))
         id = shelf.catalog.add(tmp_path / "trial", suffix="x1").id
-        before = shelf.catalog.find(id)
-        assert before is not None
+        before = shelf.stored(id)
         next_tick(tmp_path)
         shelf.write("trial/b", b"other")
         shelf.write("trial/bb", b"new")
@@ -66,26 +65,22 @@ def test_only_what_changed_is_read_and_the_new_version_continues_the_old(
         assert (refreshed.changed, refreshed.version, refreshed.rehashed) == (True, 2, 2)
         assert opened == ["b", "bb"]
         assert shelf.names(id) == ["a", "b", "bb", "long"]
-        after = shelf.catalog.find(id)
-        assert after is not None
+        after = shelf.stored(id)
         seen = trust.Seen(1, before.record.digest)
         trust.record(after.record, shelf.owner.record, now=int(time.time()) + 20, seen=seen)
-        stored = shelf.catalog.version(id, 2)
-        assert stored is not None
-        assert len(shelf.catalog.leaves(stored, 3)) == 32 * shelf.manifest(id)[3].chunk_count
+        stored = shelf.stored(id, 2)
+        assert len(shelf.storage.leaves(stored, 3)) == 32 * shelf.manifest(id)[3].chunk_count
 
 
 def test_an_older_version_stays_as_history_but_cannot_be_served(tmp_path: Path) -> None:
     with Shelf.open(tmp_path, clock=later) as shelf:
         path = shelf.write("a", b"1")
         id = shelf.catalog.add(path, suffix="x1").id
-        first = shelf.catalog.version(id, 1)
-        assert first is not None
+        first = shelf.stored(id, 1)
         shelf.write("a", b"22")
         shelf.catalog.refresh()
 
-        with pytest.raises(SourceChanged, match="changed since version 1: fetch version 2"):
-            list(shelf.catalog.elements(first))
+        assert shelf.elements(first) == []
         assert [element.length for element in shelf.manifest(id, 1)] == [1]
         assert [element.length for element in shelf.manifest(id, 2)] == [2]
         assert [wire.decode_record(row.envelope.payload).version for row in shelf.catalog.outbox.all()] == [1, 2]
@@ -216,17 +211,11 @@ def test_after_any_edits_a_refresh_promises_what_a_fresh_add_would(
                 (refreshed,) = shelf.catalog.refresh("x1")
                 assert refreshed.changed == (shelf.manifest(id) != before)
             fresh = shelf.catalog.add(folder / "data", suffix=f"fresh-{number}").id
-            one, other = shelf.storage.object(id), shelf.storage.object(fresh)
-            assert one is not None
-            assert other is not None
-            stored = shelf.catalog.version(id, one.current_version)
-            wanted = shelf.catalog.version(fresh, 1)
-            assert stored is not None
-            assert wanted is not None
-            assert list(shelf.catalog.pages(stored)) == list(shelf.catalog.pages(wanted))
-            assert list(shelf.catalog.elements(stored)) == list(shelf.catalog.elements(wanted))
+            stored, wanted = shelf.stored(id), shelf.stored(fresh)
+            assert shelf.pages(stored) == shelf.pages(wanted)
+            assert shelf.elements(stored) == shelf.elements(wanted)
             for position in range(stored.element_count):
-                assert shelf.catalog.leaves(stored, position) == shelf.catalog.leaves(wanted, position)
+                assert shelf.storage.leaves(stored, position) == shelf.storage.leaves(wanted, position)
 
 
 def edit(shelf: Shelf, folder: Path, name: str, chance: random.Random) -> None:
