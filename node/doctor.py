@@ -142,11 +142,16 @@ def _keys(folder: Path, found: list[Identity]) -> Iterator[Finding]:
             yield _fail("keys", f"{folder / name} is missing", "restore it from your backup", HomeUnusable)
             return
     identity = Identity.load(Home(folder))
-    shown = tls.read_certificate(tls.from_pem(identity.node_certificate))
+    try:
+        shown = tls.read_certificate(tls.from_pem(identity.node_certificate))
+        issued = tls.read_certificate(tls.from_pem(identity.member_certificate))
+    except InvalidInput:
+        yield _fail("keys", "a certificate file is damaged", "restore the home from a backup", HomeUnusable)
+        return
     own = _tls_key_digest(identity)
-    if own != shown.key_digest or own != identity.certificate.key_digest:
+    if own != shown.key_digest or own != issued.key_digest:
         yield _fail("keys", "the TLS key and the certificates do not belong together", "restore the home from a backup")
-    elif identity.certificate.organization != identity.prefix:
+    elif issued.organization != identity.prefix:
         yield _fail("keys", "the certificate is that of another organization", "restore the home from a backup")
     else:
         yield _ok("keys", f"{identity.prefix}, key {identity.signing_key.public.key_id}")
