@@ -20,12 +20,16 @@ from grpc_health.v1 import health_pb2
 
 from hanse import limits, wire
 from hanse.errors import (
+    Conflict,
     HanseError,
+    HomeUnusable,
     InvalidInput,
     LimitExceeded,
+    NoSpace,
     NotFound,
     NotPermitted,
     SourceChanged,
+    StorageFailed,
     Unreachable,
     Withdrawn,
 )
@@ -125,9 +129,19 @@ class NodeService(grpc.GenericRpcHandler):
             yield from handler(data, call)
         except HanseError as error:
             outcome = error
+            if isinstance(error, NoSpace | StorageFailed | HomeUnusable | Conflict) and not isinstance(
+                error, SourceChanged
+            ):
+                # Of this machine, and its text names paths: for the owner.
+                reference = secrets.token_hex(4)
+                log.error("call.failed", operation=operation, reference=reference, error=str(error))
+                outcome = Unreachable(
+                    f"the node of {self._prefix} cannot answer now, for a reason that its log has as {reference}: "
+                    "try again later"
+                )
         except Exception as error:  # noqa: BLE001 - whatever it is, the peer gets a reference and no more
             reference = secrets.token_hex(4)
-            # A traceback names files and lines of the program; exception texts may name a peer's data, so none.
+            # An exception's text may say what a file or a peer said: the log has none of it.
             log.error(
                 "call.failed", operation=operation, reference=reference, kind=type(error).__name__, where=_where(error)
             )

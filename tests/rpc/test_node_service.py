@@ -1,7 +1,7 @@
 """The node's methods, called as a stranger's program would call them: who gets in, what comes out, what is recorded."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +11,24 @@ import pytest
 from hanse import limits, wire
 from hanse.client.peer import Span
 from hanse.errors import (
+    Conflict,
     HanseError,
     InvalidInput,
     LimitExceeded,
+    NoSpace,
     NotAuthenticated,
     NotFound,
     NotPermitted,
     Overloaded,
     SourceChanged,
+    StorageFailed,
     Suspended,
     Unreachable,
     Withdrawn,
 )
 from hanse.model.identifier import Prefix
 from hanse.rpc import tls
+from hanse.v1 import node_pb2
 from node import service
 from node.policy import Allowed, Rule
 from node.rates import Rates
@@ -258,6 +262,40 @@ def test_every_decision_is_a_row_with_the_bytes_that_went_out(scene: Scene, acme
     assert allowed.decided.version == 1
     assert allowed.decided.key_id == str(scene.acme.identity.signing_key.public.key_id)
     assert (refused.decided.peer, refused.decided.allowed, refused.served) == ("86.east", False, 0)
+
+
+# What goes wrong on the node's own machine is its owner's to know.
+
+
+@pytest.mark.parametrize(
+    "error", [NoSpace("disk of /private/home is full"), StorageFailed("/private/home"), Conflict("/private/home")]
+)
+def test_trouble_of_the_nodes_own_is_told_without_what_is_private(
+    scene: Scene, acme: Caller, monkeypatch: pytest.MonkeyPatch, error: HanseError
+) -> None:
+    monkeypatch.setattr(scene.north.daemon.audit, "decided", _raising(error))
+    with pytest.raises(Unreachable, match=r"86\.north cannot answer now.*try again later") as caught:
+        acme.describe(TRIAL)
+    assert "private" not in str(caught.value)
+
+
+def test_an_exception_that_is_not_ours_is_an_internal_error_with_a_reference(
+    scene: Scene, acme: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.north.daemon.audit, "decided", _raising(ValueError("/private/home")))
+    with pytest.raises(grpc.RpcError) as caught:
+        list(acme.call("Describe", node_pb2.DescribeRequest(id=TRIAL).SerializeToString()))
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "which its log has as" in caught.value.details()
+    assert "private" not in caught.value.details()
+    assert len(scene.north.daemon.streams) == 0
+
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
 
 
 # What has no policy is not served.
