@@ -242,7 +242,10 @@ class NodeService(grpc.GenericRpcHandler):
             self._record(call, "", text, number, False, error.reason)
             raise
         call.stream = self._streams.open(
-            call.peer, call.context.cancel, lambda: self._objection(identifier, call.peer, call.key_digest)
+            call.peer,
+            call.context.cancel,
+            lambda: self._objection(identifier, call.peer, call.key_digest),
+            (identifier, call.peer, call.key_digest),
         )
         wrapped = self._storage.object(identifier) if identifier.prefix == self._prefix else None
         version = self._storage.version(identifier, number or (wrapped.current_version if wrapped else 1))

@@ -11,7 +11,7 @@ import io
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from hanse import limits
@@ -116,9 +116,16 @@ def _batches(pieces: Iterable[Piece], size: Callable[[], int]) -> Iterator[list[
 class Stream:
     """One open stream: how far it is, and how it is to end. Made by Streams.open."""
 
-    def __init__(self, peer: Prefix, cancel: Callable[[], object], still_allowed: Callable[[], HanseError | None]):
+    def __init__(
+        self,
+        peer: Prefix,
+        cancel: Callable[[], object],
+        still_allowed: Callable[[], HanseError | None],
+        subject: Hashable,
+    ) -> None:
         self.peer = peer
         self.still_allowed = still_allowed
+        self.subject = subject
         self.served = 0
         self.moved_at = time.monotonic()
         self.ended_at: float | None = None
@@ -170,9 +177,16 @@ class Streams:
         return len(self._open)
 
     def open(
-        self, peer: Prefix, cancel: Callable[[], object], still_allowed: Callable[[], HanseError | None]
+        self,
+        peer: Prefix,
+        cancel: Callable[[], object],
+        still_allowed: Callable[[], HanseError | None],
+        subject: Hashable = None,
     ) -> Stream:
-        """Takes a slot; the caller gives it back with ``close``. Raises Overloaded."""
+        """Takes a slot; the caller gives it back with ``close``. Raises Overloaded.
+
+        Streams of the same ``subject`` get the same answer from ``still_allowed``: it is asked once for all of them.
+        """
         with self._lock:
             if self._closing is not None:
                 raise self._closing
@@ -182,7 +196,7 @@ class Streams:
                 )
             if len(self._open) >= self._most:
                 raise Overloaded("this node has as many streams open as it allows: try again later")
-            stream = Stream(peer, cancel, still_allowed)
+            stream = Stream(peer, cancel, still_allowed, subject or object())
             self._open.add(stream)
             self._by_peer[peer] += 1
             return stream
@@ -224,9 +238,12 @@ class Watchdog:
 
     def look(self) -> None:
         now = time.monotonic()
+        answers: dict[Hashable, HanseError | None] = {}
         for stream in self._streams.all():
             if stream.error is None:
-                error = stream.still_allowed()
+                if stream.subject not in answers:
+                    answers[stream.subject] = stream.still_allowed()
+                error = answers[stream.subject]
                 if error is not None:
                     stream.end(error)
             ended = stream.ended_at is not None and now - stream.ended_at > self.GRACE_SECONDS
