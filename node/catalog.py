@@ -36,7 +36,7 @@ from node.manifesting import HIDEABLE, Paging
 from node.minting import mint
 from node.policy import Rule
 from node.progress import Meter, Report
-from node.reuse import Known, Reuse
+from node.reuse import Known, Reuse, is_untouched
 from node.sources.hashing import Hashed, Hasher
 from node.sources.source import Source, SourceKind
 from node.sources.walking import Found, Walk
@@ -147,7 +147,7 @@ class Catalog:
             walk = Walk(wrapped.source)
             meter = Meter(progress, *(walk.measure() if progress else (0, 0)))
             paging = self._make(wrapped, staging, walk, walk, meter, workers)
-            version = self._sign(wrapped, 1, b"", paging)
+            version = self._sign(wrapped, 1, b"", 0, paging)
             self._storage.insert(wrapped, version, staging)
         return Added(
             id, 1, version.element_count, version.total_bytes, walk.empty_folders, _notes(wrapped, version, walk)
@@ -185,13 +185,19 @@ class Catalog:
         source = wrapped.source
         if Source.of(source.path) != source:
             raise InvalidInput(f"{source.path} is no longer a {source.kind}: put back what was there, or withdraw it")
+        if is_untouched(walk, self._storage, before):
+            meter.done(before.total_bytes, before.element_count)
+            meter.show(at_once=True)
+            return Refreshed(wrapped.id, before.version, False, 0, before.element_count, before.total_bytes)
         reuse = Reuse(walk, Known(self._storage, before))
         with self._storage.staging() as staging:
             paging = self._make(wrapped, staging, walk, reuse, meter, workers)
             changed = paging.pages_root != before.pages_root
             number = before.version + 1 if changed else before.version
             if changed:
-                self._storage.append(wrapped, self._sign(wrapped, number, before.record.digest, paging), staging)
+                issued_at = wire.decode_record(before.record.payload).issued_at
+                version = self._sign(wrapped, number, before.record.digest, issued_at, paging)
+                self._storage.append(wrapped, version, staging)
             elif reuse.rehashed:
                 self._storage.replace(before, staging)
         return Refreshed(wrapped.id, number, changed, reuse.rehashed, paging.element_count, paging.total_bytes)
@@ -201,7 +207,7 @@ class Catalog:
         check_text(reason)
         wrapped, before = self._existing(suffix)
         record = wire.decode_record(before.record.payload)
-        now = int(self._clock())
+        now = max(int(self._clock()), record.issued_at)
         envelope = manifesting.sign_tombstone(
             record, before.record.digest, reason=reason, now=now, key=self._owner.signing_key
         )
@@ -290,8 +296,11 @@ class Catalog:
                 staging.add_page(page.number, page.data, page.rows, page.leaves)
         return paging
 
-    def _sign(self, wrapped: WrappedObject, number: int, previous: bytes, paging: Paging) -> StoredVersion:
-        now, key, salt = int(self._clock()), self._owner.signing_key, secrets.token_bytes(32)
+    def _sign(
+        self, wrapped: WrappedObject, number: int, previous: bytes, not_before: int, paging: Paging
+    ) -> StoredVersion:
+        # A version that is dated before the one it follows is refused by whoever saw that: a clock may be set back.
+        now, key, salt = max(int(self._clock()), not_before), self._owner.signing_key, secrets.token_bytes(32)
         manifest = manifesting.sign_manifest(
             wrapped.id, number, paging, single_file=wrapped.source.kind is SourceKind.FILE, now=now, key=key
         )

@@ -4,7 +4,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from hanse import wire
+from hanse import merkle, wire
 from hanse.errors import InvalidInput
 from hanse.model.manifest import Element
 from node.sources.fingerprint import Fingerprint
@@ -81,6 +81,29 @@ class Reuse:
             leaves,
             row.settled,
         )
+
+
+def is_untouched(walk: Walk, storage: CatalogStorage, version: StoredVersion) -> bool:
+    """Whether names and fingerprints alone show that nothing changed: the usual case, and the cheapest to see."""
+    root = merkle.RootBuilder()
+    for number in range(version.page_count):
+        root.add(merkle.leaf_hash(storage.page(version, number) or b""))
+    if root.root() != version.pages_root:
+        return False
+    rows = storage.elements(version, 0, version.element_count)
+    count = 0
+    for found in walk:
+        count += 1
+        row = next(rows, None)
+        if row is None or not row.settled or row.name != found.name.text:
+            return False
+        try:
+            status = found.status()
+        except OSError:
+            return False  # the full pass says what is the matter
+        if not stat.S_ISREG(status.st_mode) or Fingerprint.of(status) != row.fingerprint:
+            return False
+    return count == version.element_count
 
 
 def pair(

@@ -7,6 +7,7 @@ added = shelf.catalog.add(shelf / "trial")
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -91,6 +92,14 @@ class Shelf:
 
     def names(self, id: Identifier) -> list[str]:
         return [element.name.text for element in self.manifest(id)]
+
+
+@contextlib.contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that every user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="hanse-test-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder).resolve()
 
 
 def next_tick(folder: Path) -> None:

@@ -59,7 +59,7 @@ class Found(NamedTuple):
 
 
 class Walk:
-    """One pass over a source. ``empty_folders`` is right when the pass is over."""
+    """Passes over a source, one at a time. ``empty_folders`` is that of the last, when it is over."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -68,6 +68,7 @@ class Walk:
 
     def __iter__(self) -> Iterator[Found]:
         """Raises InvalidInput, SourceChanged, LimitExceeded."""
+        self.empty_folders = 0
         try:
             top = OpenFolder(os.open(self._source.folder, FOLDER_FLAGS))
         except OSError as error:

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from hanse import limits
 from hanse.errors import InvalidInput, LimitExceeded, NotFound
 from node.sources.source import Source, SourceKind
 from node.sources.walking import Walk
+from tests.wrapping import public_folder
 
 
 def names(path: Path) -> list[str]:
@@ -181,7 +181,7 @@ def test_folders_are_nested_only_so_deep(tmp_path: Path) -> None:
     assert names(tmp_path / "d") != []
 
 
-def test_unreadable_files_and_folders_are_named(tmp_path: Path) -> None:
+def test_unreadable_files_and_folders_are_named() -> None:
     # As nobody, in a process of its own: root reads everything.
     script = f"""
 import os, sys
@@ -199,20 +199,18 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    folder = tmp_path / "folder"
-    secret = write(folder / "secret")
-    for each in (*folder.parents, folder):
-        if tmp_path.parent.parent in each.parents or each == tmp_path.parent.parent:
-            each.chmod(stat.S_IMODE(each.stat().st_mode) | 0o055)
-    secret.chmod(0)
 
-    def told() -> str:
+    def told(folder: Path) -> str:
         return subprocess.run(
             [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True
         ).stdout
 
-    assert told().startswith(f"InvalidInput {secret} cannot be read: Permission denied")
-    secret.unlink()
-    inner = folder / "inner"
-    inner.mkdir(mode=0)
-    assert told().startswith(f"InvalidInput {inner}/ cannot be read: Permission denied")
+    with public_folder() as folder:
+        secret = write(folder / "secret")
+        secret.chmod(0)
+        assert told(folder).startswith(f"InvalidInput {secret} cannot be read: Permission denied")
+        secret.unlink()
+        inner = folder / "inner"
+        inner.mkdir(mode=0)
+        assert told(folder).startswith(f"InvalidInput {inner}/ cannot be read: Permission denied")
+        inner.chmod(0o700)

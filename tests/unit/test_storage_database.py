@@ -13,6 +13,7 @@ from node.storage import database as module
 from node.storage.catalog import CatalogStorage
 from node.storage.database import Database
 from node.storage.migrations import MIGRATIONS
+from tests.wrapping import public_folder
 
 STEPS = (
     "CREATE TABLE one (a INTEGER) STRICT;",
@@ -70,8 +71,7 @@ def test_a_missing_folder_and_a_folder_in_its_place_are_named(tmp_path: Path) ->
         CatalogStorage.open(tmp_path / "catalog.db")
 
 
-def test_a_home_that_is_not_writable_is_named(tmp_path: Path) -> None:
-    CatalogStorage.open(tmp_path / "catalog.db").close()
+def test_a_home_that_is_not_writable_is_named() -> None:
     script = f"""
 import os, sys
 sys.path[:0] = {sys.path!r}
@@ -83,17 +83,22 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    (tmp_path / "catalog.db").chmod(0o400)
-    path = tmp_path / "catalog.db"
-    for each in path.parents[:3]:
-        each.chmod(0o555)
-    try:
-        told = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
-    finally:
-        for each in path.parents[:3]:
-            each.chmod(0o700)
-    assert told.stdout.startswith("HomeUnusable")
-    assert "owner and mode" in told.stdout
+
+    def told(path: Path) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+        ).stdout
+
+    with public_folder() as folder:
+        path = folder / "catalog.db"
+        folder.chmod(0o555)
+        assert told(path).startswith(f"HomeUnusable {path} cannot be used: Permission denied. Check its owner and mode")
+        folder.chmod(0o755)
+        CatalogStorage.open(path).close()
+        path.chmod(0o666)
+        folder.chmod(0o555)  # no room for the write-ahead log
+        assert told(path).startswith(f"HomeUnusable {path} cannot be opened or written: check its owner and mode")
+        folder.chmod(0o755)
 
 
 def test_a_writer_that_waits_too_long_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
