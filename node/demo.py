@@ -39,6 +39,7 @@ NORTH, SOUTH, WEST = "86.north-hospital", "86.south-pharma", "86.west-university
 _NAMES = {NORTH: "North Hospital", SOUTH: "South Pharma", WEST: "West University"}
 _PROMPTS = {"registry": "registry", NORTH: "north", SOUTH: "south", WEST: "west"}
 _MODULES = {"hanse": "node.cli", "hanse-registry": "registry.cli"}
+_LINE_BEGIN = b"\x1b[2K"
 _STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]")
 
 
@@ -205,7 +206,7 @@ class _Stage:
         return done.stdout.decode(errors="replace").strip(), done.returncode
 
     def _run_before_a_screen(self, who: str, words: tuple[str, ...]) -> tuple[str, int]:
-        """Nobody watches, so the progress bar is drawn on a screen of our own; how it looked at the end is told."""
+        """The progress bar is drawn on a screen of our own: somebody who watches sees it go, else its end is told."""
         ours, theirs = pty.openpty()
         environment = self._environment(who) | {"COLUMNS": "100", "TERM": "xterm"}
         try:
@@ -219,15 +220,17 @@ class _Stage:
                 with contextlib.suppress(OSError):  # the other side is closed: EIO on Linux
                     while piece := os.read(ours, 65_536):
                         screen += piece
+                        if self._terminal:
+                            sys.stderr.buffer.write(piece.replace(_LINE_BEGIN, _LINE_BEGIN + b"   "))
+                            sys.stderr.flush()
                 out = process.communicate(timeout=COMMAND_TIMEOUT)[0]
             finally:
                 _end(process, signal.SIGKILL)
                 process.wait()
         finally:
             os.close(ours)
-        return "\n".join(
-            filter(None, [_last_look(bytes(screen)), out.decode(errors="replace").strip()])
-        ), process.returncode
+        shown = "" if self._terminal else _last_look(bytes(screen))
+        return "\n".join(filter(None, [shown, out.decode(errors="replace").strip()])), process.returncode
 
     def close(self) -> None:
         """Ends every daemon: politely, then not."""

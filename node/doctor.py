@@ -342,7 +342,10 @@ class _Examination:
         with contextlib.closing(Known.open(self._home / KNOWN)) as known:
             pinned, told = known.organization(prefix), known.told_key(prefix)
             if self._membership is not None:
-                yield _member(f"member {prefix}", self._membership.members.get(prefix), prefix)
+                member = self._membership.members.get(prefix)
+                yield _member("member", member, prefix)
+                if member is None:
+                    return
             resolver = Resolver(self._identity, known, league, self._clock)
             owner = resolver.organization(prefix, fresh=self._membership is not None).record
             key = owner.current_key.key_id

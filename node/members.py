@@ -24,6 +24,7 @@ from hanse.errors import (
     VerificationFailed,
 )
 from hanse.model.identifier import Prefix
+from hanse.model.keys import KeyId
 from hanse.model.organization import Member, Membership
 from hanse.rpc.tls import read_certificate
 from hanse.trust import VerifiedOrganization
@@ -43,7 +44,7 @@ class Members:
         self._lock = threading.Lock()
         self._membership: Membership | None = None
         self._confirmed_at = 0
-        self._callers: dict[tuple[Prefix, bytes, int], Caller] = {}
+        self._callers: dict[tuple[Prefix, bytes, int, KeyId | None], Caller] = {}
         self._asking = threading.Lock()
         self._answered_at = -_EXTRA_REFRESH_SECONDS
         self._succeeded = False
@@ -90,7 +91,9 @@ class Members:
             if not self._refresh_now():
                 raise
             member = self.check(prefix)
-        known = self._callers.get((prefix, key_digest, member.organization_version))
+        # `hanse trust` may have said something else of its key while this daemon runs.
+        key = (prefix, key_digest, member.organization_version, self._known.told_key(prefix))
+        known = self._callers.get(key)
         if known is not None:
             return known
         organization = self._organization(prefix, key_digest, member.organization_version)
@@ -99,7 +102,7 @@ class Members:
             with self._lock:
                 if len(self._callers) >= _CACHED_CALLERS:
                     self._callers.clear()
-                self._callers[prefix, key_digest, member.organization_version] = caller
+                self._callers[key] = caller
         return caller
 
     def _organization(self, prefix: Prefix, key_digest: bytes, version: int) -> VerifiedOrganization:

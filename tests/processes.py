@@ -37,7 +37,6 @@ def environment(**more: str) -> dict[str, str]:
     """That of a user, without anything of this machine's user in it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HANSE_", "_HANSE"))}
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    kept["GRPC_VERBOSITY"] = "NONE"
     return kept | more
 
 

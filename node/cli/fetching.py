@@ -79,11 +79,14 @@ def verify(context: click.Context, session: Session, path: Path, id: str) -> Non
     \b
     With --json: id, matches, differences [{name, kind}].
     """
+    from hanse.errors import NotFound
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of
     from node.cli.progress import transferring
 
     identifier = Identifier.parse(id)
+    if not path.exists():
+        raise NotFound(f"{path} does not exist")
     session.after_interrupt = "Stopped. Nothing was changed."
     with client_of(session) as client, transferring("verifying") as progress:
         differences = list(client.verify(path, identifier, progress=progress))

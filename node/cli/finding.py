@@ -69,7 +69,7 @@ def _proof(resolved: "Resolved", confirmed: bool) -> list[tuple[str, object]]:
     else:
         source = "from the registry, just now"
     return [
-        ("signed by", f"{owner.prefix}, {owner.display_name}" if owner.display_name else str(owner.prefix)),
+        ("signed by", ", ".join(dict.fromkeys(filter(None, (str(owner.prefix), owner.display_name))))),
         ("key id", key),
         ("the key is", f"{pinned}; the organization joined {when(first, now)}"),
         ("contact", owner.contact),

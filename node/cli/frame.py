@@ -126,6 +126,8 @@ class Root(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
+        # gRPC's own lines about handshakes say nothing that our errors do not.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         code = self._run(session, args, prog_name, complete_var, windows_expand_args, extra)
         sys.exit(code)
 

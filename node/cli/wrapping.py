@@ -234,7 +234,7 @@ def _entry(entry: "Entry") -> dict[str, object]:
 def _who(rule: "Rule") -> str:
     if rule.open:
         return "every member"
-    return ", ".join(str(each.prefix) for each in rule.allowed) or "nobody"
+    return ", ".join(dict.fromkeys(str(each.prefix) for each in rule.allowed)) or "nobody"
 
 
 def _state(entry: "Entry") -> str:
@@ -251,17 +251,29 @@ def _state(entry: "Entry") -> str:
 def check(context: click.Context, session: Session, deep: bool) -> None:
     """Compare sources, manifests and the registry with what was promised, and name every difference.
 
-    Ends with 7 if there is one.
+    Ends with 7 if there is one, with 5 if only the registry could not be asked.
 
     \b
     With --json, one a line: id, version, what, element, remedy.
     """
+    from hanse.errors import Unreachable
+    from hanse.model.envelope import Envelope
+    from hanse.model.identifier import Identifier
     from node.cli.home import catalog_of, league_of
     from node.cli.progress import counting
 
+    unreachable: list[Unreachable] = []
     session.after_interrupt = "Stopped. Nothing was changed."
     with catalog_of(session) as catalog, league_of(session) as league, counting("checking") as progress:
-        drifts = list(catalog.check(deep, progress, newest=lambda id: league.resolve([id])[0].record))
+
+        def newest(id: Identifier) -> Envelope | None:
+            try:
+                return league.resolve([id])[0].record
+            except Unreachable as error:
+                unreachable.append(error)
+                raise
+
+        drifts = list(catalog.check(deep, progress, newest=newest))
     if session.json:
         documents(
             {"id": each.id, "version": each.version, "what": each.what, "element": each.element, "remedy": each.remedy}
@@ -273,9 +285,10 @@ def check(context: click.Context, session: Session, deep: bool) -> None:
         for each in drifts:
             line(safe(each))
         line()
-        line(f"{number(len(drifts), 'difference')}: `hanse refresh` makes new versions of what changed.")
+        line(f"{number(len(drifts), 'difference')}.")
     if drifts:
-        context.exit(7)
+        # That the registry could not be asked is one of them: alone, it is no difference yet.
+        context.exit(unreachable[0].exit_code if unreachable and len(drifts) == 1 else 7)
 
 
 @command(short="Make new versions of what changed")
