@@ -317,9 +317,7 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
 
     def Renew(self, request: Any, context: Any) -> Any:  # noqa: N802
         renewal = wire.decode_renewal(request.renewal.payload)
-        issued = tls.issue_member(
-            self.ca_key, self.ca_certificate, renewal.csr, ROOT, renewal.prefix, int(time.time())
-        )
+        issued = tls.issue_member(self.ca_key, self.ca_certificate, renewal.csr, ROOT, renewal.prefix, int(time.time()))
         return registry_pb2.RenewResponse(certificate=issued)
 
     def _answer(self, method: str, response: Any) -> Any:

@@ -113,6 +113,9 @@ def fetch(
         raise LimitExceeded(f"a fetch has 1 to {MAX_STREAMS} streams")
     if version < 0:
         raise InvalidInput("a version is 1 or more; 0 is the newest")
+    # The registry says whether it was withdrawn and which version is the newest; the owner's node has the rest.
+    with contextlib.suppress(Unreachable):
+        resolver.record(identifier)
     with (
         resolver.peer(identifier.prefix) as peer,
         describe(resolver, peer, identifier, version, patience=min(FIRST_PATIENCE, patience)) as description,
@@ -426,10 +429,10 @@ class _Fetch:
                     break
                 element = piece.element
                 pieces = take_element(incoming, element)
-                descriptor = create(element)
+                descriptor = create(element, empty=True)
                 try:
                     write(descriptor, pieces, 0)
-                    _finish_file(descriptor, element)
+                    _set_time(descriptor, element)
                 finally:
                     os.close(descriptor)
                 job.popleft()
@@ -496,8 +499,14 @@ def _finish_file(descriptor: int, element: Element) -> None:
     """No bytes from an earlier, longer attempt; the modification time of the manifest."""
     if os.fstat(descriptor).st_size > element.length:
         os.ftruncate(descriptor, element.length)
-    with contextlib.suppress(OverflowError):  # a time that no file system has is not worth failing for
+    _set_time(descriptor, element)
+
+
+def _set_time(descriptor: int, element: Element) -> None:
+    try:  # noqa: SIM105 - contextlib.suppress costs a microsecond for each of many files
         os.utime(descriptor, ns=(element.modified_ns, element.modified_ns))
+    except OverflowError:
+        pass  # a time that no disk can hold is no reason to fail
 
 
 def _spans(job: Iterable[_Piece]) -> list[Span]:

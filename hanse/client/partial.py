@@ -19,6 +19,8 @@ from hanse.files import storage_errors, sync_folder
 from hanse.model.manifest import Element
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+_KEEP = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_EMPTY = _KEEP | os.O_TRUNC
 _NAME_BYTES = 220  # leaves room for what is put around it within 255 bytes
 _SINGLE = "content"
 _SLACK = 1 << 20  # bytes of metadata
@@ -71,14 +73,14 @@ class Partial:
                 "free some, or choose another place with -o"
             )
 
-    def create(self, element: Element) -> int:
-        """A descriptor to write an element with; its folders are made."""
+    def create(self, element: Element, *, empty: bool = False) -> int:
+        """A descriptor to write an element with, ``empty`` or as it was left; its folders are made."""
         name = _SINGLE if self._single else element.name.text
         parent = name.rpartition("/")[0]
         if parent and parent not in self._made:
             self._make(parent)
         mode = 0o777 if element.executable else 0o666
-        return os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode, dir_fd=self._data)
+        return os.open(name, _EMPTY if empty else _KEEP, mode, dir_fd=self._data)
 
     def open(self, element: Element) -> int | None:
         """A descriptor of what is there of an element, None if nothing is."""

@@ -41,6 +41,8 @@ from hanse.model.resolution import Resolution, ResolutionState
 from hanse.model.search import Query
 from hanse.trust import VerifiedOrganization, VerifiedRecord
 
+_ANSWERS_OF_A_CHAIN = 100  # an honest registry fills its messages: that is thousands of changes of one organization
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -102,7 +104,8 @@ class Resolver:
         cached = self._known.record(identifier)
         if cached is not None:
             known = self._from_cache(identifier, cached)
-            life = known.record.record.time_to_live if max_age is None else max_age
+            told = min(known.record.record.time_to_live, limits.RECORD_TIME_TO_LIVE_MOST)
+            life = told if max_age is None else max_age
             if 0 <= self._now - cached.checked_at < life:
                 return _active(known)
         try:
@@ -156,11 +159,12 @@ class Resolver:
         refused: list[str] = []
         for envelope in result.records:
             try:
-                identifier = wire.decode_record(envelope.payload).id
-                cached = self._known.record(identifier)
-                lagging = cached is not None and cached.origin is Origin.OWNER
-                seen = cached.seen if cached is not None and not lagging else None
-                records.append(self._verify(identifier, envelope, seen, None)[0])
+                claimed = wire.decode_record(envelope.payload)
+                cached = self._known.record(claimed.id)
+                seen = cached.seen if cached is not None else None
+                if cached is not None and cached.origin is Origin.OWNER and claimed.version < cached.seen.version:
+                    seen = None  # the owner's newer record has yet to reach the registry
+                records.append(self._verify(claimed.id, envelope, seen, None)[0])
             except InvalidInput as error:
                 refused.append(f"a record does not parse: {error}")
             except (VerificationFailed, NotFound) as error:
@@ -216,8 +220,9 @@ class Resolver:
             claimed = wire.decode_organization(newest.payload).version
             if claimed <= pinned.record.version:
                 return trust.organization(newest, pinned=pinned, now=self._now, told_key=told)
-        envelopes = self._league.get_organization(prefix, pinned.record.version if pinned else 0)
-        found = trust.chain(envelopes, pinned=pinned, now=self._now, told_key=told)
+        found = self._chain(prefix, pinned, newest)
+        # Only of a whole chain can it be said whether a key has been its organization's.
+        found = trust.chain((), pinned=found, now=self._now, told_key=told)
         if found is None:
             raise NotFound(f"there is no organization {prefix} in this league: `hanse search` finds what is published")
         if found.record.prefix != prefix:
@@ -232,6 +237,19 @@ class Resolver:
         if found is not pinned:
             self._known.keep_organization(found)
         return found
+
+    def _chain(
+        self, prefix: Prefix, pinned: VerifiedOrganization | None, newest: Envelope | None
+    ) -> VerifiedOrganization | None:
+        """All that the registry has after the pin: a long history comes in several answers."""
+        found = pinned
+        for _ in range(_ANSWERS_OF_A_CHAIN):
+            before = found
+            envelopes = self._league.get_organization(prefix, found.record.version if found else 0)
+            found = trust.chain(envelopes, pinned=found, now=self._now)
+            if found is before or (newest is not None and found is not None and found.digest == newest.digest):
+                return found
+        raise WrongContent(f"the history of {prefix} that the registry gives does not end")
 
     def _owner(self, prefix: Prefix, newest: Envelope | None) -> VerifiedOrganization:
         if newest is None:

@@ -114,7 +114,12 @@ def take_element(incoming: Incoming, element: Element) -> list[memoryview]:
     length, size = element.length, element.chunk_size
     if length <= size:
         pieces = incoming.take(length) if length else []
-        found = leaf_of(pieces) if length else EMPTY_ROOT
+        if len(pieces) == 1:
+            state = sha256(b"\x00")
+            state.update(pieces[0])
+            found = state.digest()
+        else:
+            found = leaf_of(pieces) if length else EMPTY_ROOT
     else:
         pieces, leaves = [], []
         for start in range(0, length, size):
@@ -139,8 +144,10 @@ def write(descriptor: int, pieces: Sequence[memoryview], offset: int) -> None:
     """All of the pieces, one after another. Raises OSError."""
     if not pieces:
         return
-    length = sum(map(len, pieces))
-    written = os.pwritev(descriptor, pieces[:512], offset)
+    if len(pieces) == 1:
+        length, written = len(pieces[0]), os.pwrite(descriptor, pieces[0], offset)
+    else:
+        length, written = sum(map(len, pieces)), os.pwritev(descriptor, pieces[:512], offset)
     while written < length:
         whole = memoryview(b"".join(pieces))[written:]
         more = os.pwrite(descriptor, whole, offset + written)

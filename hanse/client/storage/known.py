@@ -21,6 +21,7 @@ from hanse.errors import HanseError, HomeUnusable, NoSpace, StorageFailed
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
 from hanse.model.keys import KeyId
+from hanse.model.record import Status
 from hanse.trust import Seen, VerifiedOrganization, VerifiedRecord
 
 FILE = "known.db"
@@ -138,7 +139,10 @@ class Known:
         if row is None:
             return None
         with self._readable():
-            return Cached(wire.decode_envelope(row[0]), Seen(row[1], row[2]), Origin(row[3]), row[4])
+            envelope = wire.decode_envelope(row[0])
+            record = wire.decode_record(envelope.payload)
+            seen = Seen(row[1], row[2], record.issued_at, record.status is Status.WITHDRAWN)
+            return Cached(envelope, seen, Origin(row[3]), row[4])
 
     def keep_record(self, verified: VerifiedRecord, checked_at: int, origin: Origin = Origin.REGISTRY) -> None:
         self.keep_records([verified], checked_at, origin)
