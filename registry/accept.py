@@ -41,7 +41,6 @@ class Candidate:
     record: ObjectRecord
     digest: bytes
     envelope: Envelope
-    owner_digest: bytes
     document: Document | None
 
 
@@ -90,7 +89,7 @@ def examine(
     if len(envelope.payload) > limits.ENVELOPE_BYTES:
         return Outcome(digest, Code.REFUSED, f"a record has at most {limits.ENVELOPE_BYTES} bytes")
     indexed = document(record) if record.status is Status.ACTIVE else None
-    return Candidate(record, digest, envelope, owner.digest, indexed)
+    return Candidate(record, digest, envelope, indexed)
 
 
 def decide(candidate: Candidate, stored: Stored | None, known_digest: bytes | None) -> Outcome:

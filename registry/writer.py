@@ -40,7 +40,14 @@ _log = structlog.get_logger()
 
 GROUP = 1000  # records in one transaction: enough to spread a sync over, too few to make anybody wait long
 
-Examined = Candidate | OrganizationCandidate | Outcome
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """The envelopes of one message and what is said of each, given the sender's record of that digest."""
+
+    owner_digest: bytes
+    envelopes: list[Envelope]
+    results: list[Candidate | OrganizationCandidate | Outcome]
 
 
 class Owners(Protocol):
@@ -56,7 +63,7 @@ class Owners(Protocol):
 @dataclass(slots=True)
 class _Batch:
     sender: Prefix
-    examined: "Future[list[Examined]]"
+    examined: "Future[_Examined]"
     answer: "Future[list[Outcome]]"
 
 
@@ -88,17 +95,18 @@ class Writer:
         self._thread.join()
         self._pool.shutdown()
 
-    def _examine(self, sender: Prefix, decode: Callable[[], list[Envelope]]) -> list[Examined]:
+    def _examine(self, sender: Prefix, decode: Callable[[], list[Envelope]]) -> _Examined:
         envelopes = decode()
         if len(envelopes) > limits.BATCH:
             raise LimitExceeded(f"one message has at most {limits.BATCH} envelopes")
         owner, now = self._owners.owner(sender), int(self._clock())
-        return [examine(envelope, sender, owner, now) for envelope in envelopes]
+        results = [examine(envelope, sender, owner, now) for envelope in envelopes]
+        return _Examined(owner.digest, envelopes, results)
 
     def _run(self) -> None:
         ended = False
         while not ended:
-            group: list[tuple[_Batch, list[Examined]]] = []
+            group: list[tuple[_Batch, _Examined]] = []
             count = 0
             batch = self._waiting.get()
             while True:
@@ -108,7 +116,7 @@ class Writer:
                 try:
                     examined = batch.examined.result()
                     group.append((batch, examined))
-                    count += len(examined)
+                    count += len(examined.envelopes)
                 except Exception as error:  # noqa: BLE001: whatever it is belongs to whoever submitted
                     batch.answer.set_exception(error)
                 if count >= GROUP or self._waiting.empty():
@@ -117,7 +125,7 @@ class Writer:
             if group:
                 self._store_and_answer(group)
 
-    def _store_and_answer(self, group: Sequence[tuple[_Batch, list[Examined]]]) -> None:
+    def _store_and_answer(self, group: Sequence[tuple[_Batch, _Examined]]) -> None:
         try:
             store = _Group(self._membership, self._owners, int(self._clock()))
             with self._storage.writing() as writing:
@@ -126,11 +134,13 @@ class Writer:
             if store.stored:
                 self._owners.changed(members=store.members_changed)
         except HanseError as error:
-            _log.warning("publish.failed", reason=error.reason, records=sum(len(examined) for _, examined in group))
+            _log.warning(
+                "publish.failed", reason=error.reason, records=sum(len(examined.envelopes) for _, examined in group)
+            )
             answers = [
                 [
                     Outcome(each.digest, Code.TRY_AGAIN, f"the registry cannot store at present: {error}")
-                    for each in examined
+                    for each in examined.results
                 ]
                 for _, examined in group
             ]
@@ -156,16 +166,29 @@ class _Group:
         self.stored = 0
         self.members_changed = False
 
-    def decide(self, writing: Writing, sender: Prefix, examined: Sequence[Examined]) -> list[Outcome]:
-        known = writing.stored([each.record.id.key for each in examined if isinstance(each, Candidate)])
+    def decide(self, writing: Writing, sender: Prefix, examined: _Examined) -> list[Outcome]:
+        keys = [each.record.id.key for each in examined.results if isinstance(each, Candidate)]
+        known = writing.stored(keys)
         outcomes = []
-        for each in examined:
+        for envelope, result in zip(examined.envelopes, examined.results, strict=True):
+            each = result
+            if not isinstance(each, OrganizationCandidate):
+                try:
+                    owner = self._owner(sender)
+                except HanseError as error:
+                    each = Outcome(result.digest, Code.REFUSED, str(error))
+                else:
+                    if owner.digest != examined.owner_digest:
+                        # Its owner has another record by now, perhaps another key.
+                        each = examine(envelope, sender, owner, self._now)
+                        if isinstance(each, Candidate):
+                            known |= writing.stored([each.record.id.key])
             if isinstance(each, Outcome):
                 outcomes.append(each)
             elif isinstance(each, OrganizationCandidate):
                 outcomes.append(self._organization(writing, sender, each))
             else:
-                outcomes.append(self._record(writing, sender, each, known))
+                outcomes.append(self._record(writing, each, known))
         return outcomes
 
     def flush(self, writing: Writing) -> None:
@@ -177,19 +200,7 @@ class _Group:
     def _owner(self, sender: Prefix) -> VerifiedOrganization:
         return self._organizations.get(sender) or self._owners.owner(sender)
 
-    def _record(self, writing: Writing, sender: Prefix, candidate: Candidate, known: dict[str, Stored]) -> Outcome:
-        try:
-            owner = self._owner(sender)
-        except HanseError as error:
-            return Outcome(candidate.digest, Code.REFUSED, str(error))
-        if owner.digest != candidate.owner_digest:
-            # Its owner has another record by now, perhaps another key.
-            again = examine(candidate.envelope, sender, owner, self._now)
-            if not isinstance(again, Candidate):
-                return (
-                    again if isinstance(again, Outcome) else Outcome(candidate.digest, Code.TRY_AGAIN, "send it again")
-                )
-            candidate = again
+    def _record(self, writing: Writing, candidate: Candidate, known: dict[str, Stored]) -> Outcome:
         record, key = candidate.record, candidate.record.id.key
         stored = self._ahead.get(key) or known.get(key)
         same_version = None

@@ -1,0 +1,204 @@
+"""The registry's storage in memory: what the contract means, in the fewest words. For tests; nothing survives it."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from hanse.model.identifier import Prefix
+from hanse.model.organization import Member
+from registry import index
+from registry.accept import Stored
+from registry.index import Document, Phrase, Question
+from registry.storage.base import Figures, NewRecord, StoredInvitation, StoredOrganization
+
+
+@dataclass
+class _Change:
+    envelope: bytes
+    key: str = ""
+    record: NewRecord | None = None
+
+
+@dataclass
+class _State:
+    changes: list[_Change] = field(default_factory=list)
+    objects: dict[str, tuple[NewRecord, int]] = field(default_factory=dict)  # the newest, and its position
+    organizations: dict[Prefix, list[StoredOrganization]] = field(default_factory=dict)
+    members: dict[Prefix, Member] = field(default_factory=dict)
+    invitations: dict[bytes, StoredInvitation] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    membership_version: int = 0
+
+    def copied(self) -> "_State":
+        """What a transaction alters; what is in the lists never changes."""
+        organizations = {prefix: list(chain) for prefix, chain in self.organizations.items()}
+        return _State(
+            list(self.changes), dict(self.objects), organizations, dict(self.members), dict(self.invitations),
+            dict(self.texts), self.membership_version,
+        )  # fmt: skip
+
+
+class MemoryStorage:
+    """See registry.storage.base for what every method promises."""
+
+    def __init__(self) -> None:
+        self._state = _State()
+        self._one_writer = threading.Lock()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator["MemoryWriting"]:
+        with self._one_writer:
+            writing = MemoryWriting(self._state.copied())
+            yield writing
+            self._state = writing.state
+
+    def resolve(self, keys: Sequence[str]) -> dict[str, tuple[bool, bytes]]:
+        objects = self._state.objects
+        return {
+            key: (record.document is None, record.envelope)
+            for key in keys
+            if key in objects
+            for record, _ in (objects[key],)
+        }
+
+    def organizations(self, prefix: Prefix, after_version: int) -> list[StoredOrganization]:
+        return [each for each in self._state.organizations.get(prefix, ()) if each.version > after_version]
+
+    def membership(self) -> tuple[int, list[Member]]:
+        state = self._state
+        return state.membership_version, _in_order(state)
+
+    def membership_version(self) -> int:
+        return self._state.membership_version
+
+    def changes(self, after: int, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
+        found, size = [], 0
+        for position, change in enumerate(self._state.changes[after : after + limit], after + 1):
+            found.append((position, change.envelope))
+            size += len(change.envelope)
+            if size > limit_bytes:
+                break
+        return found
+
+    def last_position(self) -> int:
+        return len(self._state.changes)
+
+    def find(self, question: Question, as_of: int, limit: int) -> list[int]:
+        matches = []
+        for record, position in self._state.objects.values():
+            document = record.document
+            if document is None or position > as_of or not set(question.facets) <= set(document.facets.split()):
+                continue
+            if not (question.issued_from or 0) <= record.issued_at <= (question.issued_until or record.issued_at):
+                continue
+            scores = [_score(phrase, document) for phrase in question.phrases]
+            if all(scores):
+                matches.append((-sum(scores), -position))
+        return [-position for _, position in sorted(matches)[:limit]]
+
+    def records_at(self, positions: Sequence[int]) -> list[bytes]:
+        state = self._state
+        newest = [state.objects[state.changes[position - 1].key][0] for position in positions]
+        return [record.envelope for record in newest if record.document is not None]
+
+    def recall(self, name: str) -> str | None:
+        return self._state.texts.get(name)
+
+    def stamp(self) -> int:
+        return 0  # there is no other connection
+
+    def figures(self) -> Figures:
+        objects = self._state.objects.values()
+        withdrawn = sum(record.document is None for record, _ in objects)
+        return Figures(len(objects), withdrawn, self.last_position(), 0)
+
+    def problems(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def _in_order(state: _State) -> list[Member]:
+    return [state.members[prefix] for prefix in sorted(state.members)]
+
+
+def _score(phrase: Phrase, document: Document) -> float:
+    return sum(
+        weight * _occurrences(phrase, getattr(document, column).split())
+        for column, weight in zip(index.TEXT_COLUMNS, index.WEIGHTS, strict=False)
+    )
+
+
+def _occurrences(phrase: Phrase, tokens: list[str]) -> int:
+    length = len(phrase.tokens)
+    return sum(
+        tokens[i : i + length - 1] == list(phrase.tokens[:-1])
+        and (
+            tokens[i + length - 1].startswith(phrase.tokens[-1])
+            if phrase.open_ended
+            else tokens[i + length - 1] == phrase.tokens[-1]
+        )
+        for i in range(len(tokens) - length + 1)
+    )
+
+
+class MemoryWriting:
+    """See registry.storage.base for what every method promises."""
+
+    def __init__(self, state: _State) -> None:
+        self.state = state
+
+    def stored(self, keys: Sequence[str]) -> dict[str, Stored]:
+        found = {key: self.state.objects[key][0] for key in keys if key in self.state.objects}
+        return {key: Stored(each.version, each.digest, each.document is None) for key, each in found.items()}
+
+    def digest_of(self, key: str, version: int) -> bytes | None:
+        records = (change.record for change in self.state.changes if change.key == key)
+        return next((each.digest for each in records if each is not None and each.version == version), None)
+
+    def put_records(self, records: Sequence[NewRecord]) -> None:
+        for record in records:
+            self.state.changes.append(_Change(record.envelope, record.key, record))
+            self.state.objects[record.key] = (record, len(self.state.changes))
+
+    def put_organization(self, prefix: Prefix, organization: StoredOrganization) -> None:
+        self.state.organizations.setdefault(prefix, []).append(organization)
+        self.put_change(organization.envelope)
+
+    def organization_digest(self, prefix: Prefix, version: int) -> bytes | None:
+        chain = self.state.organizations.get(prefix, ())
+        return next((each.digest for each in chain if each.version == version), None)
+
+    def newest_organization(self, prefix: Prefix) -> StoredOrganization | None:
+        chain = self.state.organizations.get(prefix)
+        return chain[-1] if chain else None
+
+    def member(self, prefix: Prefix) -> Member | None:
+        return self.state.members.get(prefix)
+
+    def members(self) -> list[Member]:
+        return _in_order(self.state)
+
+    def put_member(self, member: Member, now: int) -> None:  # noqa: ARG002
+        self.state.members[member.prefix] = member
+
+    def next_membership_version(self) -> int:
+        self.state.membership_version += 1
+        return self.state.membership_version
+
+    def put_change(self, envelope: bytes) -> None:
+        self.state.changes.append(_Change(envelope))
+
+    def put_invitation(self, secret_hash: bytes, invitation: StoredInvitation, now: int) -> None:  # noqa: ARG002
+        self.state.invitations[secret_hash] = invitation
+
+    def invitation(self, secret_hash: bytes) -> StoredInvitation | None:
+        return self.state.invitations.get(secret_hash)
+
+    def spend_invitation(self, secret_hash: bytes, organization_digest: bytes, now: int) -> None:  # noqa: ARG002
+        self.state.invitations[secret_hash] = replace(self.state.invitations[secret_hash], spent_by=organization_digest)
+
+    def remember(self, name: str, value: str) -> None:
+        self.state.texts[name] = value
