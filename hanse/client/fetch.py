@@ -22,8 +22,10 @@ from typing import TypeVar
 from hanse import limits
 from hanse.client.content import FIRST_PATIENCE, Description, describe
 from hanse.client.durable import WriteBack
+from hanse.client.naming import target_path
 from hanse.client.partial import Partial, remove_leftover
-from hanse.client.peer import Peer, Span
+from hanse.client.peer import Peer
+from hanse.client.pieces import Chunks, Piece, Whole, spans
 from hanse.client.progress import Patience, Progress, Report
 from hanse.client.resolve import Resolver
 from hanse.client.transfer import Incoming, take_chunk, take_element, write
@@ -61,37 +63,6 @@ class Fetched:
     already_there: bool = False
 
 
-@dataclass(slots=True)
-class _Whole:
-    """A small element."""
-
-    index: int
-    element: Element
-
-    @property
-    def length(self) -> int:
-        return self.element.length
-
-
-@dataclass(slots=True)
-class _Chunks:
-    """Consecutive chunks of a large element, with the verified hashes of all of its chunks."""
-
-    index: int
-    element: Element
-    hashes: bytes
-    first: int
-    count: int
-
-    @property
-    def length(self) -> int:
-        size = self.element.chunk_size
-        return min(self.element.length, (self.first + self.count) * size) - self.first * size
-
-
-_Piece = _Whole | _Chunks
-
-
 def fetch(
     resolver: Resolver,
     identifier: Identifier,
@@ -122,36 +93,8 @@ def fetch(
     ):
         chosen = description.select(elements) if elements else None
         single = len(chosen) == 1 if chosen is not None else description.manifest.single_file
-        target = _target(identifier, description, chosen, to, single=single)
+        target = target_path(identifier, description, chosen, to, single=single)
         return _Fetch(resolver, peer, description, chosen, target, single, streams, report, patience).run()
-
-
-def safe_name(suffix: str) -> str:
-    """A file name made from an identifier's suffix: it cannot leave a folder, hide, or look like an option."""
-    name = suffix.replace("/", "_").replace("\\", "_").lstrip(".")
-    if name.startswith("-"):
-        name = "_" + name[1:]
-    while len(name.encode()) > 200:
-        name = name[:-1]
-    return name or "object"
-
-
-def _target(
-    identifier: Identifier,
-    description: Description,
-    chosen: dict[int, Element] | None,
-    to: Path | None,
-    *,
-    single: bool,
-) -> Path:
-    if single:
-        element = next(iter(chosen.values())) if chosen is not None else next(e for _, e in description.elements())
-        own_name = element.name.text.rpartition("/")[2]
-        if to is None:
-            return Path(own_name).absolute()
-        return (to / own_name if to.is_dir() else to).absolute()
-    target = (Path(safe_name(identifier.suffix)) if to is None else to).absolute()
-    return Path(os.path.normpath(target))
 
 
 class _Fetch:
@@ -246,7 +189,7 @@ class _Fetch:
     def _elements(self) -> Iterable[tuple[int, Element]]:
         return self._description.elements() if self._chosen is None else sorted(self._chosen.items())
 
-    def _plan(self, pool: ThreadPoolExecutor) -> Iterator[_Piece]:
+    def _plan(self, pool: ThreadPoolExecutor) -> Iterator[Piece]:
         """What is missing, in order. What the journal claims is hashed again; hashes of chunks are asked for ahead."""
         ahead: deque[tuple[int, Element, Future[bytes] | None]] = deque()
         asked = 0
@@ -260,12 +203,12 @@ class _Fetch:
         while ahead:
             yield from self._missing(*ahead.popleft())
 
-    def _missing(self, index: int, element: Element, hashes: Future[bytes] | None) -> Iterator[_Piece]:
+    def _missing(self, index: int, element: Element, hashes: Future[bytes] | None) -> Iterator[Piece]:
         if hashes is None:
             if index in self._partial.journal.elements and self._is_there(element):
                 self._advance(element.length, 1, resumed=element.length)
             else:
-                yield _Whole(index, element)
+                yield Whole(index, element)
             return
         leaves = hashes.result()
         there = self._chunks_there(index, element, leaves)
@@ -279,7 +222,7 @@ class _Fetch:
         first = 0
         for at in range(1, len(missing) + 1):
             if at == len(missing) or missing[at] != missing[at - 1] + 1:
-                yield _Chunks(index, element, leaves, missing[first], at - first)
+                yield Chunks(index, element, leaves, missing[first], at - first)
                 first = at
 
     def _hashes(self, index: int, element: Element) -> bytes:
@@ -316,20 +259,20 @@ class _Fetch:
         finally:
             os.close(descriptor)
 
-    def _next_job(self, plan: Iterator[_Piece]) -> deque[_Piece]:
+    def _next_job(self, plan: Iterator[Piece]) -> deque[Piece]:
         """As much as one stream is asked for at once."""
         share = self._total // (4 * self._streams) if self._streams > 1 else _JOB_BYTES
         room = max(_MIN_JOB_BYTES, min(_JOB_BYTES, share))
-        job: deque[_Piece] = deque()
+        job: deque[Piece] = deque()
         with self._planning:
             while room > 0 and len(job) < _JOB_ELEMENTS:
                 piece = self._put_back.pop() if self._put_back else next(plan, None)
                 if piece is None:
                     break
-                if isinstance(piece, _Chunks) and piece.length > room:
+                if isinstance(piece, Chunks) and piece.length > room:
                     count = max(1, room // piece.element.chunk_size)
                     if count < piece.count:
-                        rest = _Chunks(
+                        rest = Chunks(
                             piece.index, piece.element, piece.hashes, piece.first + count, piece.count - count
                         )
                         self._put_back.append(rest)
@@ -341,7 +284,7 @@ class _Fetch:
     # The transfer.
 
     def _transfer_all(self) -> None:
-        self._put_back: list[_Piece] = []
+        self._put_back: list[Piece] = []
         with ThreadPoolExecutor(2, "hanse-hashes") as pool:
             plan = self._plan(pool)
             workers = [
@@ -362,7 +305,7 @@ class _Fetch:
             raise self._failure
         self._tell(final=True)
 
-    def _work(self, number: int, plan: Iterator[_Piece]) -> None:
+    def _work(self, number: int, plan: Iterator[Piece]) -> None:
         try:
             with contextlib.ExitStack() as stack:
                 peer = self._peer if number == 0 else stack.enter_context(self._resolver.peer(self._id.prefix))
@@ -395,12 +338,12 @@ class _Fetch:
                     patience.progressed()
                 patience.wait(error)
 
-    def _run_job(self, peer: Peer, job: deque[_Piece]) -> None:
+    def _run_job(self, peer: Peer, job: deque[Piece]) -> None:
         """One stream. What was done of the job is taken out of it, so that it can be run again."""
         if not job:
             return
         asked = sum(piece.length for piece in job)
-        incoming = Incoming(peer.fetch(self._id, self._version, _spans(job)), asked)
+        incoming = Incoming(peer.fetch(self._id, self._version, spans(job)), asked)
         with self._lock:
             self._active.add(incoming)
         try:
@@ -408,7 +351,7 @@ class _Fetch:
                 while job:
                     if self._stop.is_set():
                         return
-                    if isinstance(job[0], _Whole):
+                    if isinstance(job[0], Whole):
                         self._take_wholes(incoming, job)
                     else:
                         self._take_chunks(incoming, job)
@@ -418,14 +361,14 @@ class _Fetch:
                 self._active.discard(incoming)
             incoming.close()
 
-    def _take_wholes(self, incoming: Incoming, job: deque[_Piece]) -> None:
+    def _take_wholes(self, incoming: Incoming, job: deque[Piece]) -> None:
         """Consecutive small elements, until a line of the journal is due."""
         create, taken, length = self._partial.create, 0, 0
         first = job[0].index
         try:
             while job and length < _NOTE_BYTES:
                 piece = job[0]
-                if not isinstance(piece, _Whole) or piece.index != first + taken:
+                if not isinstance(piece, Whole) or piece.index != first + taken:
                     break
                 element = piece.element
                 pieces = take_element(incoming, element)
@@ -443,9 +386,9 @@ class _Fetch:
                 self._partial.journal.wrote_elements(first, taken)
                 self._advance(length, taken)
 
-    def _take_chunks(self, incoming: Incoming, job: deque[_Piece]) -> None:
+    def _take_chunks(self, incoming: Incoming, job: deque[Piece]) -> None:
         piece = job[0]
-        assert isinstance(piece, _Chunks)  # noqa: S101 - the caller looked
+        assert isinstance(piece, Chunks)  # noqa: S101 - the caller looked
         element, hashes, size = piece.element, piece.hashes, piece.element.chunk_size
         journal, write_back, pending = self._partial.journal, self._write_back, 0
         descriptor = self._partial.create(element)
@@ -507,16 +450,3 @@ def _set_time(descriptor: int, element: Element) -> None:
         os.utime(descriptor, ns=(element.modified_ns, element.modified_ns))
     except OverflowError:
         pass  # a time that no disk can hold is no reason to fail
-
-
-def _spans(job: Iterable[_Piece]) -> list[Span]:
-    """The request for a job: neighbours among small elements in one span."""
-    spans: list[Span] = []
-    for piece in job:
-        if isinstance(piece, _Chunks):
-            spans.append(Span(piece.index, 0, piece.first, piece.count))
-        elif spans and spans[-1].elements and spans[-1].element + spans[-1].elements == piece.index:
-            spans[-1] = Span(spans[-1].element, spans[-1].elements + 1)
-        else:
-            spans.append(Span(piece.index, 1))
-    return spans

@@ -12,7 +12,7 @@ import pytest
 
 from hanse import limits, wire
 from hanse.client.client import Client
-from hanse.client.fetch import safe_name
+from hanse.client.naming import safe_name
 from hanse.client.partial import partial_path
 from hanse.client.progress import Progress
 from hanse.errors import (
