@@ -296,8 +296,13 @@ class _Fetch:
                     worker.start()
                 for worker in workers:
                     worker.join()
+            except BaseException:
+                self._peer.close()  # what it waits for comes to an end
+                raise
             finally:
                 self._end()
+                if self._failure is not None:
+                    self._peer.close()
                 for worker in workers:
                     worker.join()
                 pool.shutdown(cancel_futures=True)

@@ -65,8 +65,10 @@ class Incoming:
         self._closed = True
         self._stream.cancel()
         while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._queue.get(timeout=0.05)
+            with contextlib.suppress(queue.Empty):  # it may wait for room
+                while True:
+                    self._queue.get_nowait()
+            self._thread.join(0.02)
 
     def _next(self) -> None:
         found = self._queue.get()
