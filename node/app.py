@@ -51,6 +51,7 @@ HOLDER = "hanse serve"
 _SPARE_THREADS = 64  # for refusals and health checks while all streams are taken
 _RENEWAL_RETRY_SECONDS = 60.0
 _FIRST_MEMBERSHIP_SECONDS = 3.0
+_ENDING_SECONDS = 2.0
 _STOPPING = "this node is being stopped: try again in a moment"
 log = structlog.get_logger("hanse.node")
 
@@ -139,8 +140,12 @@ class Daemon:
 
     def _end_threads(self) -> None:
         self._stop.set()
-        for thread in self._threads:
-            thread.join(limits.CALL_TIMEOUT)
+        for patience in (_ENDING_SECONDS, limits.CALL_TIMEOUT):
+            until = time.monotonic() + patience
+            for thread in self._threads:
+                thread.join(max(0.0, until - time.monotonic()))
+            if self._threads:  # whoever still waits for the registry is let go
+                self.league.close()
 
     def _listen(self) -> Address:
         pool = ThreadPoolExecutor(self.config.streams + _SPARE_THREADS, thread_name_prefix="call")
@@ -197,8 +202,8 @@ class Daemon:
         files = _key_files(self.identity.home)
         if files == self._key_files:
             return
-        before, self.identity = self.identity, Identity.load(self.identity.home)
         self._key_files = files
+        before, self.identity = self.identity, Identity.load(self.identity.home)
         if before.registry_keys[0].public != self.identity.registry_keys[0].public or (
             len(before.registry_keys) != len(self.identity.registry_keys)
         ):
@@ -226,7 +231,8 @@ class Daemon:
                 try:
                     work()
                 except Exception as error:  # noqa: BLE001 - see above
-                    log.error("thread.failed", thread=name, kind=type(error).__name__)
+                    if not self._stop.is_set():
+                        log.error("thread.failed", thread=name, kind=type(error).__name__)
                     self._stop.wait(1.0)
 
         thread = threading.Thread(target=forever, name=name, daemon=True)
@@ -285,7 +291,7 @@ def _key_files(home: Home) -> tuple[tuple[int, int] | None, ...]:
             found = path.stat()
         except OSError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return found.st_ino, found.st_ctime_ns
 
     return tuple(state(home / name) for name in (IDENTITY_KEY, PREVIOUS_KEY, MEMBER_CERTIFICATE))
 
