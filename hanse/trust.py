@@ -51,10 +51,15 @@ class VerifiedRecord:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The newest version of an object that was seen before: nothing older is accepted."""
+    """The newest version of an object that was seen before: nothing older is accepted, and nothing after a tombstone.
+
+    ``issued_at`` (Unix seconds) is what it said of itself: a later version is not dated before it.
+    """
 
     version: int
     digest: bytes
+    issued_at: int = 0
+    withdrawn: bool = False
 
 
 def _expect_type(envelope: Envelope, kind: PayloadType) -> None:
@@ -180,6 +185,17 @@ def record(
             raise BrokenChain(f"{found.id} has two different records of version {found.version}: its owner signed both")
         if found.version == seen.version + 1 and found.previous != seen.digest:
             raise BrokenChain(f"version {found.version} of {found.id} does not continue version {seen.version}")
+        if found.version > seen.version and seen.withdrawn:
+            raise BrokenChain(
+                f"version {found.version} of {found.id} was offered, but version {seen.version} withdrew it: "
+                "nothing follows that"
+            )
+        if found.issued_at < seen.issued_at:
+            # Otherwise a key that was rotated away could go on, by a date at which it was current.
+            raise BrokenChain(
+                f"version {found.version} of {found.id} is dated before version {seen.version}, which was seen: "
+                "somebody may be using an old key of its owner"
+            )
     return VerifiedRecord(found, envelope, digest, signed_by)
 
 

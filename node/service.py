@@ -48,6 +48,7 @@ from node.storage.catalog import CatalogStorage, StoredVersion, WrappedObject
 from node.streams import Piece, Stream, Streams
 
 M = TypeVar("M", bound=Message)
+_MOST = (1 << 63) - 1  # what the catalog's integers hold
 log = structlog.get_logger("hanse.node.service")
 
 
@@ -236,6 +237,8 @@ class NodeService(grpc.GenericRpcHandler):
         """Whether the caller gets in, as a durable row. Raises what the caller is told."""
         self._rates.spend((call.peer, call.key_digest))
         identifier = Identifier.parse(text)
+        if number > _MOST:
+            raise InvalidInput("a version is less than 2^63")
         try:
             caller = self._members.caller(call.peer, call.key_digest)
         except NotPermitted as error:

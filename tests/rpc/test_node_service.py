@@ -161,6 +161,20 @@ def test_requests_that_do_not_parse_are_refused_as_such(acme: Caller, method: st
         acme.messages(method, request_)
 
 
+@pytest.mark.parametrize("number", [1 << 63, (1 << 64) - 1])
+def test_numbers_that_no_database_holds_are_refused_as_such(acme: Caller, east: Caller, number: int) -> None:
+    for caller, id in ((acme, TRIAL), (east, "86.north/secret"), (east, "86.north/none")):
+        with pytest.raises(InvalidInput, match="a version is less than"):
+            caller.describe(id, number)
+        with pytest.raises(InvalidInput, match="a version is less than"):
+            caller.fetch(id, number, [Span(0, 1)])
+    with pytest.raises(InvalidInput, match="the object has 3 elements"):
+        acme.hashes(TRIAL, 1, number)
+    with pytest.raises(InvalidInput, match="beyond the object"):
+        acme.fetch(TRIAL, 1, [Span(number, 0, number, number)])
+    assert len(acme.describe(TRIAL, first_page=number)) == 1
+
+
 # Who gets in.
 
 

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 
 from hanse import limits
-from hanse.errors import BadSignature, HanseError, NotAuthenticated, NotFound, Suspended, Unreachable
+from hanse.errors import BadSignature, BrokenChain, HanseError, NotAuthenticated, NotFound, Suspended, Unreachable
 from hanse.model.address import Address
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Prefix
-from hanse.model.keys import PublicKey
+from hanse.model.keys import KeyId, PublicKey
 from hanse.model.organization import IdentityKey, Member, Membership, NodeEndpoint, OrganizationRecord
 from hanse.rpc import tls
 from hanse.trust import VerifiedOrganization
@@ -53,9 +53,17 @@ class League:
         return self.newest if fresh else self.pinned
 
 
-class Nothing:
+class Known:
+    """What `hanse trust` said, which a command writes while the daemon runs."""
+
+    def __init__(self) -> None:
+        self.told: dict[Prefix, KeyId] = {}
+
     def membership(self) -> None:
         return None
+
+    def told_key(self, prefix: Prefix) -> KeyId | None:
+        return self.told.get(prefix)
 
 
 @pytest.fixture
@@ -69,8 +77,13 @@ def now() -> list[float]:
 
 
 @pytest.fixture
-def members(league: League, now: list[float]) -> Members:
-    return Members(lambda: league, Nothing(), lambda: now[0])  # type: ignore[arg-type,return-value]
+def known() -> Known:
+    return Known()
+
+
+@pytest.fixture
+def members(league: League, known: Known, now: list[float]) -> Members:
+    return Members(lambda: league, known, lambda: now[0])  # type: ignore[arg-type,return-value]
 
 
 def test_a_member_whose_record_names_its_key_is_let_in_with_its_current_key(members: Members) -> None:
@@ -107,6 +120,18 @@ def test_a_suspended_member_is_refused_also_when_it_was_let_in_before(members: M
         members.caller(ACME, KEY)
     with pytest.raises(Suspended):
         members.check(ACME)
+
+
+def test_a_key_that_was_told_while_the_daemon_runs_counts_at_once(
+    members: Members, known: Known, league: League
+) -> None:
+    members.caller(ACME, KEY)
+    known.told[ACME] = KeyId("0" * 32)
+    league.organization_error = BrokenChain("86.acme has another key than you pinned")
+    with pytest.raises(NotAuthenticated, match="than you pinned"):
+        members.caller(ACME, KEY)
+    del known.told[ACME]
+    assert members.caller(ACME, KEY).prefix == ACME
 
 
 def test_a_newer_record_of_the_caller_is_looked_up_and_its_old_key_ends(members: Members, league: League) -> None:

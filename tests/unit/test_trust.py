@@ -306,3 +306,28 @@ def test_a_tombstone_is_a_record_like_any(north: Organization) -> None:
     made = north.make("x", [], [], False, status=Status.WITHDRAWN, reason="over")
     found = trust.record(made.record_envelope, believe(north).record, now=north.league.now)
     assert (found.record.status, found.record.reason) == (Status.WITHDRAWN, "over")
+
+
+def test_a_key_that_was_rotated_away_cannot_go_on_by_an_earlier_date(
+    north: Organization, league: SimulatedLeague
+) -> None:
+    old = north.rotate()
+    league.now += 100
+    first = north.make("x", [], [], False)
+    owner = believe(north).record
+    known = trust.record(first.record_envelope, owner, now=league.now)
+    seen = Seen(1, known.digest, known.record.issued_at)
+    stolen = north.make("x", [], [], False, key=old, version=2, previous=known.digest, issued_at=league.now - 100)
+    assert trust.record(stolen.record_envelope, owner, now=league.now).signed_by == old.public.key_id
+    with pytest.raises(BrokenChain, match=r"version 2 of 86.north/x is dated before version 1"):
+        trust.record(stolen.record_envelope, owner, now=league.now, seen=seen)
+    same_second = north.make("x", [], [], False, version=2, previous=known.digest)
+    assert trust.record(same_second.record_envelope, owner, now=league.now, seen=seen).record.version == 2
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_nothing_follows_a_tombstone(north: Organization, version: int) -> None:
+    seen = Seen(2, b"t" * 32, north.league.now, withdrawn=True)
+    made = north.make("x", [], [], False, version=version, previous=b"t" * 32)
+    with pytest.raises(BrokenChain, match=f"version {version} of 86.north/x .* version 2 withdrew it"):
+        trust.record(made.record_envelope, believe(north).record, now=north.league.now, seen=seen)
