@@ -23,6 +23,7 @@ import grpc
 import structlog
 
 from hanse import limits, wire
+from hanse.client import renewal
 from hanse.client.identity import IDENTITY_KEY, MARKER, MEMBER_CERTIFICATE, PREVIOUS_KEY, Identity
 from hanse.client.league import League
 from hanse.client.resolve import Resolver
@@ -33,7 +34,7 @@ from hanse.home import Home
 from hanse.model.address import Address
 from hanse.rpc import server as rpc_server
 from hanse.rpc import tls
-from node import config, observe, renew, rotate
+from node import config, observe, rotate
 from node.audit import Audit
 from node.catalog import CATALOG
 from node.config import Config
@@ -268,10 +269,10 @@ class _Upkeep:
                     log.warning("registry.back" if reachable else "registry.away", membership_age=age)
                 self._was_reachable = reachable
             self.first.set()
-        if now >= self._renewal_at and renew.is_due(daemon.identity, int(daemon._clock())):
+        if now >= self._renewal_at and renewal.is_due(daemon.identity, int(daemon._clock())):
             self._renewal_at = now + _RENEWAL_RETRY_SECONDS
             with self._reported("certificate.renewal_failed"):
-                renewed = renew.renew(daemon.identity, daemon.league)
+                renewed = renewal.renew(daemon.identity, daemon.league)
                 daemon.reload()
                 log.info("certificate.renewed", until=renewed.certificate.not_after)
 

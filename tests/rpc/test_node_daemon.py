@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from hanse import limits, trust, wire
+from hanse.client import renewal
 from hanse.client.identity import IDENTITY_KEY, MARKER, PREVIOUS_KEY, TLS_KEY, Identity
 from hanse.client.league import League
 from hanse.client.peer import Span
@@ -31,7 +32,7 @@ from hanse.errors import (
 from hanse.model.address import Address
 from hanse.model.identifier import Identifier, Prefix
 from hanse.rpc import tls
-from node import app, renew, rotate
+from node import app, rotate
 from node import join as joining
 from node.app import Daemon
 from node.join import UNFINISHED, join
@@ -453,7 +454,7 @@ def test_a_certificate_is_renewed_at_two_thirds_of_its_life_and_no_stream_notice
             stream = caller.call("Fetch", fetch_request("86.north/trial", 1, [Span(0, 1)]), 60)
             got = len(next(stream))
             before = north.identity.certificate
-            assert not renew.is_due(north.identity, int(clock()))
+            assert not renewal.is_due(north.identity, int(clock()))
             time.sleep(1.1)  # acme was new, and the node asks the registry out of turn once a second at most
             clock.ahead = 5 * limits.DAY
             eventually(lambda: north.identity.certificate.not_after > before.not_after)
