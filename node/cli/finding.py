@@ -83,8 +83,13 @@ def _proof(resolved: "Resolved", confirmed: bool) -> list[tuple[str, object]]:
 @click.option("--type", "type", default="", metavar="T", help="Only objects of this type.")
 @click.option("--subject", default="", metavar="S", help="Only with this keyword.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, metavar="N")
-def search(session: Session, text: str, owner: str | None, type: str, subject: str, limit: int) -> None:
+@click.pass_context
+def search(
+    context: click.Context, session: Session, text: str, owner: str | None, type: str, subject: str, limit: int
+) -> None:
     """Published objects that TEXT describes, best first. Every record is verified before it is shown.
+
+    Records that do not verify are left out, each with its reason; the command then ends with 6.
 
     \b
     With --json, one a line: the fields of `hanse resolve`, without those of the answer.
@@ -95,7 +100,7 @@ def search(session: Session, text: str, owner: str | None, type: str, subject: s
 
     prefix = Prefix.parse(owner) if owner is not None else None
     records: list[ObjectRecord] = []
-    token = ""
+    token, left_out = "", 0
     with client_of(session) as client:
         while True:
             page = client.search(
@@ -109,15 +114,23 @@ def search(session: Session, text: str, owner: str | None, type: str, subject: s
             records += [each.record for each in page.records]
             for problem in page.refused:
                 note(f"left out: {safe(problem)}")
+            left_out += len(page.refused)
             token = page.next_page_token
             if not token or len(records) >= limit:
                 break
     if session.json:
         documents(map(record_fields, records))
-        return
-    if not records:
-        line("Nothing found.")
-        return
+    elif records:
+        _list(records)
+        if token:
+            note(f"{number(len(records), 'object')} of {page.total:,}; --limit shows more.")
+    else:
+        line("Nothing that can be believed was found." if left_out else "Nothing found.")
+    if left_out:
+        context.exit(6)
+
+
+def _list(records: "list[ObjectRecord]") -> None:
     table(
         ("IDENTIFIER", "TYPE", "FILES", "SIZE", "ACCESS", "TITLE"),
         [
@@ -133,8 +146,6 @@ def search(session: Session, text: str, owner: str | None, type: str, subject: s
         ],
         right=(2, 3),
     )
-    if token:
-        note(f"{number(len(records), 'object')} of {page.total:,}; --limit shows more.")
 
 
 def show_record(record: "ObjectRecord") -> None:
