@@ -34,6 +34,7 @@ from hanse.errors import Conflict, InvalidInput, LimitExceeded, Unreachable, Wro
 from hanse.files import storage_errors
 from hanse.merkle import HASH_BYTES, leaf_hash, root
 from hanse.model.identifier import Identifier
+from hanse.model.keys import KeyId
 from hanse.model.manifest import Element
 
 T = TypeVar("T")
@@ -51,11 +52,15 @@ _REPORT_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What is at ``path`` now. ``resumed_bytes`` were there; ``already_there``: all of it, under its name."""
+    """What is at ``path`` now. ``resumed_bytes`` were there; ``already_there``: all of it, under its name.
+
+    ``signed_by`` is the key with which the owner signed the record of this version.
+    """
 
     path: Path
     id: Identifier
     version: int
+    signed_by: KeyId
     elements: int
     total_bytes: int
     transferred_bytes: int
@@ -170,7 +175,15 @@ class _Fetch:
 
     def _fetched(self, transferred: int, resumed: int, *, already_there: bool = False) -> Fetched:
         return Fetched(
-            self._target, self._id, self._version, self._count, self._total, transferred, resumed, already_there
+            self._target,
+            self._id,
+            self._version,
+            self._description.record.signed_by,
+            self._count,
+            self._total,
+            transferred,
+            resumed,
+            already_there,
         )
 
     def _claimed(self) -> int:

@@ -83,8 +83,11 @@ class Identity:
 
     @property
     def certificate(self) -> tls.Certificate:
-        """What the member's certificate says: until when it holds."""
-        return tls.read_pem_certificate(self.member_certificate)
+        """What the member's certificate says: until when it holds. Raises HomeUnusable."""
+        try:
+            return tls.read_pem_certificate(self.member_certificate)
+        except InvalidInput:
+            raise HomeUnusable(f"{self.home / MEMBER_CERTIFICATE} is damaged: restore it from your backup") from None
 
     @property
     def registry_keys(self) -> tuple[SigningKey, ...]:

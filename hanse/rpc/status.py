@@ -66,7 +66,8 @@ def from_rpc(error: grpc.RpcError, whom: str) -> HanseError:
                 f"{whom} and this node do not agree on a secure connection: an expired or unknown certificate, "
                 "a wrong clock, or not the node it should be. `hanse doctor` tells which"
             )
-        return Unreachable(f"{whom} does not answer: {text or 'no connection'}")
+        # gRPC tells of every address and layer; what the last one met is what a person can use.
+        return Unreachable(f"{whom} does not answer: {text.rpartition(': ')[2] or 'no connection'}")
     if told == grpc.StatusCode.CANCELLED:
         return Unreachable(f"{whom} ended the call")
     return _BY_STATUS.get(told, Unreachable)(f"{whom}: {text or told.name}")

@@ -35,7 +35,6 @@ def fetch(
         fetched = client.fetch(
             identifier, output, elements=elements, version=version or 0, streams=streams, progress=progress
         )
-        key_id = client.resolver.organization(identifier.prefix).record.current_key.key_id
     if session.json:
         document(
             {
@@ -47,7 +46,7 @@ def fetch(
                 "transferred": fetched.transferred_bytes,
                 "resumed": fetched.resumed_bytes,
                 "already_there": fetched.already_there,
-                "signed_by": {"prefix": fetched.id.prefix, "key_id": key_id},
+                "signed_by": {"prefix": fetched.id.prefix, "key_id": fetched.signed_by},
             }
         )
         return
@@ -59,7 +58,7 @@ def fetch(
         line(
             f"Went on from {size(fetched.resumed_bytes)} of an earlier attempt; {size(fetched.transferred_bytes)} now."
         )
-    line(f"Every byte is verified against the signature of {fetched.id.prefix} (key {key_id}).")
+    line(f"Every byte is verified against the signature of {fetched.id.prefix} (key {fetched.signed_by}).")
 
 
 def _near(path: Path) -> Path:
