@@ -93,7 +93,7 @@ def examine(
 
 
 def decide(candidate: Candidate, stored: Stored | None, known_digest: bytes | None) -> Outcome:
-    """Whether it continues what is stored. ``known_digest`` is that of the stored record of the same version, if any."""
+    """Whether it continues what is stored. ``known_digest``: of the stored record of the same version, if any."""
     record, digest = candidate.record, candidate.digest
     if known_digest is not None:
         if known_digest == digest:

@@ -79,14 +79,16 @@ class Calls:
                 handlers[name] = grpc.unary_stream_rpc_method_handler(self._stream(name, service.watch))
         return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
-    def _quick(self, name: str, method: Callable[[bytes, Caller | None], bytes]) -> Callable[..., Awaitable[Any]]:
+    def _quick(self, name: str, method: Callable[[bytes], bytes]) -> Callable[..., Awaitable[Any]]:
         """For what takes microseconds: no second coroutine, which would cost more than the call."""
         members_only = self._policies[name] is Policy.MEMBERS
         check, counts, done = self._passes.check, self.counts, (name, "OK")
 
         async def call(request: bytes, context: Any) -> Any:
             try:
-                answer = method(request, check(context.invocation_metadata()) if members_only else None)
+                if members_only:
+                    check(context.invocation_metadata())
+                answer = method(request)
             except Exception as error:  # noqa: BLE001 — every error ends here
                 return await self._fail(name, error, context)
             counts[done] += 1
@@ -94,17 +96,15 @@ class Calls:
 
         return call
 
-    def _slow(
-        self, name: str, method: Callable[[bytes, Caller | None], Awaitable[bytes]]
-    ) -> Callable[..., Awaitable[Any]]:
+    def _slow(self, name: str, method: Callable[[bytes], Awaitable[bytes]]) -> Callable[..., Awaitable[Any]]:
         members_only = self._policies[name] is Policy.MEMBERS
 
         async def call(request: bytes, context: Any) -> Any:
             started = time.perf_counter()
             try:
-                answer = await method(
-                    request, self._passes.check(context.invocation_metadata()) if members_only else None
-                )
+                if members_only:
+                    self._passes.check(context.invocation_metadata())
+                answer = await method(request)
             except Exception as error:  # noqa: BLE001 — every error ends here
                 return await self._fail(name, error, context)
             self.counts[name, "OK"] += 1

@@ -58,7 +58,7 @@ def _command(*, prints: bool = True) -> Callable[[Callable[..., None]], click.Co
         @functools.wraps(function)
         def run(home: Path | None, debug: bool, **options: Any) -> None:
             folder = home or _default_home()
-            _guarded(debug, lambda: function(folder, debug=debug, **options))
+            _guarded(debug, lambda: function(folder, **options))
 
         decorated: Any = click.option("--debug", is_flag=True, help="Show tracebacks and more of the log.")(run)
         if prints:
@@ -111,9 +111,7 @@ def main() -> None:
     "--listen", type=ADDRESS, help="HOST:PORT to listen on; port 0 takes a free one.  [default: 0.0.0.0:7400]"
 )
 @click.option("--advertise", type=ADDRESS, help="HOST:PORT that members dial.  [default: what it listens on]")
-def init(
-    home: Path, name: str, root: Prefix, listen: Address | None, advertise: Address | None, as_json: bool, debug: bool
-) -> None:
+def init(home: Path, name: str, root: Prefix, listen: Address | None, advertise: Address | None, as_json: bool) -> None:
     """Make a new registry: its keys, its certificate authority, its database."""
     from registry import app
 
@@ -133,7 +131,7 @@ def init(
 @click.argument("prefix", type=PREFIX)
 @click.option("--name", default="", help="The organization's name, for people.")
 @click.option("--valid", type=DURATION, default="24h", show_default=True, help="How long it may be used: 30m, 24h, 7d.")
-def invite(home: Path, prefix: Prefix, name: str, valid: int, as_json: bool, debug: bool) -> None:
+def invite(home: Path, prefix: Prefix, name: str, valid: int, as_json: bool) -> None:
     """Print an invitation for PREFIX: one string, good for one organization, once."""
     from registry import app
 
@@ -142,18 +140,19 @@ def invite(home: Path, prefix: Prefix, name: str, valid: int, as_json: bool, deb
 
 
 @_command(prints=False)
-def serve(home: Path, debug: bool) -> None:
+def serve(home: Path) -> None:
     """Run the registry until SIGTERM. Prints 'listening on HOST:PORT' when it is ready."""
     from registry import app
     from registry.observe import start_log
 
+    debug = bool(click.get_current_context().params["debug"])
+    os.environ.setdefault("GRPC_VERBOSITY", "INFO" if debug else "NONE")
     start_log(debug=debug)
-    os.environ.setdefault("GRPC_VERBOSITY", "DEBUG" if debug else "NONE")
     app.serve(home, ready=lambda address: click.echo(f"listening on {address}"))
 
 
 @_command()
-def orgs(home: Path, as_json: bool, debug: bool) -> None:
+def orgs(home: Path, as_json: bool) -> None:
     """List the members."""
     from registry import app
 
@@ -185,7 +184,7 @@ def orgs(home: Path, as_json: bool, debug: bool) -> None:
 @_command()
 @click.argument("prefix", type=PREFIX)
 @click.option("--reason", default="", help="Told to the members.")
-def suspend(home: Path, prefix: Prefix, reason: str, as_json: bool, debug: bool) -> None:
+def suspend(home: Path, prefix: Prefix, reason: str, as_json: bool) -> None:
     """Suspend PREFIX: nodes refuse it within seconds."""
     from registry import app
 
@@ -195,7 +194,7 @@ def suspend(home: Path, prefix: Prefix, reason: str, as_json: bool, debug: bool)
 
 @_command()
 @click.argument("prefix", type=PREFIX)
-def restore(home: Path, prefix: Prefix, as_json: bool, debug: bool) -> None:
+def restore(home: Path, prefix: Prefix, as_json: bool) -> None:
     """End the suspension of PREFIX."""
     from registry import app
 
@@ -211,7 +210,7 @@ def _print_standing(prefix: Prefix, standing: str, changed: bool, as_json: bool)
 
 
 @_command()
-def status(home: Path, as_json: bool, debug: bool) -> None:
+def status(home: Path, as_json: bool) -> None:
     """Tell how the registry is."""
     from registry import app
 
@@ -239,7 +238,7 @@ def status(home: Path, as_json: bool, debug: bool) -> None:
 
 
 @_command()
-def check(home: Path, as_json: bool, debug: bool) -> None:
+def check(home: Path, as_json: bool) -> None:
     """Look for what does not hold together: keys, database, members' histories."""
     from registry import app
 

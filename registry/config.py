@@ -27,7 +27,8 @@ from hanse.model.address import Address
 from hanse.model.identifier import Prefix
 
 MARKER = "registry.toml"
-DEFAULT_LISTEN = Address("0.0.0.0", 7400)  # noqa: S104: a registry is there to be reached
+# A registry is there to be reached.
+DEFAULT_LISTEN = Address("0.0.0.0", 7400)  # noqa: S104
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104
 
 

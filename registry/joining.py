@@ -68,7 +68,10 @@ class Membership:
         return Invitation(registries, prefix, secret, self._issuer.authority.fingerprint, now + valid, name)
 
     def join(self, secret: bytes, organization: Envelope, request: bytes) -> bytes:
-        """The new member's certificate, DER. The same again answers again. Raises NotPermitted, InvalidInput, Conflict."""
+        """The new member's certificate, DER; the same again answers again.
+
+        Raises NotPermitted, InvalidInput, AlreadyExists, Suspended.
+        """
         now = int(self._clock())
         try:
             verified = trust.organization(organization, pinned=None, now=now)

@@ -9,7 +9,7 @@ import array
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from hanse.trust import VerifiedOrganization
 from hanse.v1 import registry_pb2
 from registry import framing, index, members
 from registry.accept import Outcome
+from registry.answers import Answers
 from registry.config import Config
 from registry.joining import Membership
 from registry.members import League, Statements
@@ -38,6 +39,7 @@ _WATCH_CHANGES, _WATCH_BYTES = 256, 512 * limits.KIB
 _WATCH_LOOK = 30.0  # seconds after which a watcher looks by itself
 _PUBLISH_AHEAD = 4  # messages of one stream that wait to be stored
 _PUBLISH_STREAMS = 64
+_PUBLISH_BYTES = 128 * limits.MIB  # of all streams that wait to be stored
 _RANKINGS = 64  # searches whose order is remembered for their next pages
 
 
@@ -89,7 +91,9 @@ class Service:
             for root, addresses in config.referrals.items()
         }
         self._rankings: OrderedDict[tuple[bytes, int], array.array[int]] = OrderedDict()
+        self._answers = Answers()
         self._publishing = 0
+        self._submitted = 0  # bytes
         self._news = asyncio.Event()
         self._ended = False
         self._loop = asyncio.get_running_loop()
@@ -111,11 +115,16 @@ class Service:
         refuse_suspended(standing.member)
         return standing.organization
 
-    def changed(self, *, members: bool) -> None:
+    def changed(self, keys: Collection[str], *, members: bool) -> None:
         """Something was committed here. Called from the writer's thread, before anybody is answered."""
         if members:
             self.reload()
-        self._loop.call_soon_threadsafe(self._tell)
+        # The loop runs this before it hears of any answer: nobody who got one is told an older version.
+        self._loop.call_soon_threadsafe(self._forget, keys)
+
+    def _forget(self, keys: Collection[str]) -> None:
+        self._answers.forget(keys)
+        self._tell()
 
     def look(self) -> None:
         """Notices what another process committed: the operator's commands."""
@@ -141,30 +150,30 @@ class Service:
 
     # Anybody's.
 
-    def get_authority(self, request: bytes, caller: Caller | None) -> bytes:
+    def get_authority(self, request: bytes) -> bytes:
         parse(registry_pb2.GetAuthorityRequest, request)
         return framing.field(1, self._authority)
 
-    async def join(self, request: bytes, caller: Caller | None) -> bytes:
+    async def join(self, request: bytes) -> bytes:
         message = parse(registry_pb2.JoinRequest, request)
         organization = wire.envelope_from_message(message.organization)
         certificate = await asyncio.to_thread(self._membership.join, message.secret, organization, message.csr)
         self.look()
         return framing.field(1, certificate)
 
-    async def renew(self, request: bytes, caller: Caller | None) -> bytes:
+    async def renew(self, request: bytes) -> bytes:
         renewal = wire.envelope_from_message(parse(registry_pb2.RenewRequest, request).renewal)
         return framing.field(1, await asyncio.to_thread(self._membership.renew, renewal, self.league))
 
     # Members'.
 
-    def get_membership(self, request: bytes, caller: Caller | None) -> bytes:
+    def get_membership(self, request: bytes) -> bytes:
         known = parse(registry_pb2.GetMembershipRequest, request).known_members_sha256
         league = self.league
         answer = framing.field(1, wire.encode_envelope(self._statements.current(league)))
         return answer if known == league.members_sha256 else answer + framing.field(2, league.members)
 
-    def get_organization(self, request: bytes, caller: Caller | None) -> bytes:
+    def get_organization(self, request: bytes) -> bytes:
         message = parse(registry_pb2.GetOrganizationRequest, request)
         prefix = Prefix.parse(message.prefix)
         if prefix not in self.league.standings:
@@ -178,34 +187,38 @@ class Service:
             answer.append(framing.field(1, each.envelope))
         return b"".join(answer)
 
-    def resolve(self, request: bytes, caller: Caller | None) -> bytes:
+    def resolve(self, request: bytes) -> bytes:
         message = parse(registry_pb2.ResolveRequest, request)
         ids = message.ids
         count = len(ids)
         if count == 1:
             key = _key(ids[0])
-            if key is None:
-                answer = _INVALID
-            else:
-                found = self._storage.resolve((key,)).get(key)
-                answer = framing.resolution(found[1], found[0]) if found else self._absent(key)
+            kept = _INVALID if key is None else self._answers.get(key)
+            answer = kept or self._look_up((key or "",)).get(key or "") or self._absent(key or "")
             return answer + self._owners((key,)) if message.with_organization else answer
         if count > limits.BATCH:
             raise LimitExceeded(f"one call resolves at most {limits.BATCH} identifiers")
         keys = [_key(text) for text in ids]
-        stored = self._storage.resolve([key for key in keys if key is not None])
-        framed = framing.resolution
-        answers = []
-        for key in keys:
-            if key is None:
-                answers.append(_INVALID)
-            elif (record := stored.get(key)) is None:
-                answers.append(self._absent(key))
-            else:
-                answers.append(framed(record[1], record[0]))
+        get = self._answers.get
+        answers: list[bytes | None] = [_INVALID if key is None else get(key) for key in keys]
+        missing = [key for key, answer in zip(keys, answers, strict=True) if answer is None and key is not None]
+        if missing:
+            found = self._look_up(missing)
+            for place, key in enumerate(keys):
+                if answers[place] is None and key is not None:
+                    answers[place] = found.get(key) or self._absent(key)
         if message.with_organization:
             answers.append(self._owners(keys))
-        return b"".join(answers)
+        return b"".join(answers)  # type: ignore[arg-type]  # none is missing now
+
+    def _look_up(self, keys: Sequence[str]) -> dict[str, bytes]:
+        found = {
+            key: framing.resolution(envelope, withdrawn)
+            for key, (withdrawn, envelope) in self._storage.resolve(keys).items()
+        }
+        for key, answer in found.items():
+            self._answers.keep(key, answer)
+        return found
 
     def _absent(self, key: str) -> bytes:
         if key.startswith(self._root):
@@ -223,7 +236,7 @@ class Service:
         found = (standings.get(Prefix(prefix)) for prefix in prefixes)
         return b"".join(framing.field(2, standing.framed) for standing in found if standing is not None)
 
-    async def search(self, request: bytes, caller: Caller | None) -> bytes:
+    async def search(self, request: bytes) -> bytes:
         query = wire.query_from_message(parse(registry_pb2.SearchRequest, request))
         question = index.ask(query)
         if query.page_token:
@@ -271,8 +284,10 @@ class Service:
             try:
                 async for request in requests:
                     self._passes.standing(caller)
-                    answer = self._writer.submit(caller.prefix, lambda request=request: _envelopes(request))  # type: ignore[misc]
-                    await waiting.put(asyncio.wrap_future(answer))
+                    while self._submitted > _PUBLISH_BYTES:
+                        await asyncio.sleep(0.01)  # the sender is not read meanwhile, and so has to wait
+                    answer = self._submit(caller.prefix, request)
+                    await waiting.put(answer)
             except Exception as error:  # noqa: BLE001 — raised again by whoever answers
                 await waiting.put(error)
             else:
@@ -288,6 +303,17 @@ class Service:
         finally:
             self._publishing -= 1
             reader.cancel()
+
+    def _submit(self, sender: Prefix, request: bytes) -> asyncio.Future[list[Outcome]]:
+        answer = asyncio.wrap_future(self._writer.submit(sender, lambda: _envelopes(request)))
+        size = len(request)
+        self._submitted += size
+
+        def answered(_: object) -> None:
+            self._submitted -= size
+
+        answer.add_done_callback(answered)
+        return answer
 
     async def watch(self, request: bytes, caller: Caller) -> AsyncIterator[bytes]:
         after = parse(registry_pb2.WatchRequest, request).after

@@ -11,7 +11,7 @@ stored is answered 'try again', each of it.
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,8 +56,8 @@ class Owners(Protocol):
     def owner(self, sender: Prefix) -> VerifiedOrganization:
         """Raises NotPermitted for one who may not."""
 
-    def changed(self, *, members: bool) -> None:
-        """Something was committed; ``members``: among it, the membership."""
+    def changed(self, keys: Collection[str], *, members: bool) -> None:
+        """New versions of these objects were committed; ``members``: the membership is another one too."""
 
 
 @dataclass(slots=True)
@@ -117,7 +117,7 @@ class Writer:
                     examined = batch.examined.result()
                     group.append((batch, examined))
                     count += len(examined.envelopes)
-                except Exception as error:  # noqa: BLE001: whatever it is belongs to whoever submitted
+                except Exception as error:  # noqa: BLE001 — whatever it is belongs to whoever submitted
                     batch.answer.set_exception(error)
                 if count >= GROUP or self._waiting.empty():
                     break
@@ -132,7 +132,7 @@ class Writer:
                 answers = [store.decide(writing, batch.sender, examined) for batch, examined in group]
                 store.flush(writing)
             if store.stored:
-                self._owners.changed(members=store.members_changed)
+                self._owners.changed(store.keys, members=store.members_changed)
         except HanseError as error:
             _log.warning(
                 "publish.failed", reason=error.reason, records=sum(len(examined.envelopes) for _, examined in group)
@@ -144,7 +144,7 @@ class Writer:
                 ]
                 for _, examined in group
             ]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 — each of the group is told
             _log.exception("publish.broken")
             for batch, _ in group:
                 batch.answer.set_exception(error)
@@ -190,6 +190,11 @@ class _Group:
             else:
                 outcomes.append(self._record(writing, each, known))
         return outcomes
+
+    @property
+    def keys(self) -> Collection[str]:
+        """Of what has a new version."""
+        return self._ahead.keys()
 
     def flush(self, writing: Writing) -> None:
         if self._new:

@@ -76,7 +76,7 @@ class Writing(Protocol):
         """Of any version that was ever stored."""
 
     def put_records(self, records: Sequence[NewRecord]) -> None:
-        """Each follows the newest stored version of its key, or one before it in the sequence; the caller has checked."""
+        """Each follows the newest version of its key, stored or before it in the sequence; the caller has checked."""
 
     def put_organization(self, prefix: Prefix, organization: StoredOrganization) -> None:
         """Appends to the chain and to the changes. The version is new."""

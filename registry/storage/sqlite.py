@@ -25,7 +25,8 @@ from registry.storage.migrations import migrate
 
 _BUSY_SECONDS = 5.0
 _KEYS_A_QUERY = 250
-# Read pages straight from the operating system's cache: a lookup among a million records costs what one among a thousand does.
+# Pages come straight from the operating system's cache: a lookup among a million records costs what one among a
+# thousand does.
 _MAPPED_BYTES = 1024 * limits.MIB
 _WEIGHTS = ", ".join(str(each) for each in index.WEIGHTS)
 _MEMBER = "prefix, display_name, organization_version, suspended_at, reason"
@@ -38,6 +39,10 @@ _RESOLVE_ONE = (
 def _in(count: int) -> str:
     return ",".join("?" * count)
 
+
+_OBJECTS = (
+    "SELECT key, number, version, digest, withdrawn, position FROM objects WHERE key IN " + f"({_in(_KEYS_A_QUERY)})"
+)
 
 _RESOLVE_MANY = {
     count: _RESOLVE_ONE.replace("= ?", f"IN ({_in(count)})") for count in (10, 100, _KEYS_A_QUERY)
@@ -268,8 +273,7 @@ class SqliteWriting:
         for first in range(0, len(keys), _KEYS_A_QUERY):
             part = list(keys[first : first + _KEYS_A_QUERY])
             part += part[:1] * (_KEYS_A_QUERY - len(part))
-            sql = f"SELECT key, number, version, digest, withdrawn, position FROM objects WHERE key IN ({_in(_KEYS_A_QUERY)})"
-            found.update({row[0]: row[1:] for row in self._connection.execute(sql, part)})
+            found.update({row[0]: row[1:] for row in self._connection.execute(_OBJECTS, part)})
         return found
 
     def digest_of(self, key: str, version: int) -> bytes | None:
@@ -301,9 +305,9 @@ class SqliteWriting:
             else:
                 updated[own] = (*line, own)
             if record.document is not None:
-                document = record.document
+                text = record.document
                 documents[position] = (
-                    position, document.title, document.description, document.subjects, document.creators, document.facets
+                    position, text.title, text.description, text.subjects, text.creators, text.facets
                 )  # fmt: skip
             known[record.key] = (own, record.version, record.digest, withdrawn, position)
             position += 1
@@ -355,7 +359,10 @@ class SqliteWriting:
             "INSERT INTO members VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (prefix) DO UPDATE SET"
             " display_name = excluded.display_name, organization_version = excluded.organization_version,"
             " suspended_at = excluded.suspended_at, reason = excluded.reason",
-            (str(member.prefix), member.display_name, member.organization_version, member.suspended_at, member.reason, now),
+            (
+                str(member.prefix), member.display_name, member.organization_version, member.suspended_at,
+                member.reason, now,
+            ),
         )  # fmt: skip
 
     def next_membership_version(self) -> int:
@@ -369,7 +376,10 @@ class SqliteWriting:
     def put_invitation(self, secret_hash: bytes, invitation: StoredInvitation, now: int) -> None:
         self._connection.execute(
             "INSERT INTO invitations VALUES (?, ?, ?, ?, ?, NULL, ?)",
-            (secret_hash, str(invitation.prefix), invitation.display_name, invitation.expires_at, now, invitation.spent_by),
+            (
+                secret_hash, str(invitation.prefix), invitation.display_name, invitation.expires_at, now,
+                invitation.spent_by,
+            ),
         )  # fmt: skip
 
     def invitation(self, secret_hash: bytes) -> StoredInvitation | None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from sqlite_utils.utils import sqlite3
 
 from hanse.errors import HomeUnusable, InvalidInput
 from hanse.model.identifier import Prefix
@@ -13,7 +14,6 @@ from registry.index import Document, ask, tokens
 from registry.storage.base import NewRecord, Storage, StoredInvitation, StoredOrganization
 from registry.storage.memory import MemoryStorage
 from registry.storage.sqlite import SqliteStorage
-from sqlite_utils.utils import sqlite3
 
 NORTH, SOUTH = Prefix("86.north"), Prefix("86.south")
 
@@ -96,7 +96,7 @@ def test_given_many_keys_when_resolved_then_each_is_answered(storage, count):
 
 
 def test_given_an_error_in_a_transaction_then_nothing_of_it_is_stored(storage):
-    with pytest.raises(InvalidInput), storage.writing() as writing:
+    with pytest.raises(InvalidInput), storage.writing() as writing:  # noqa: PT012
         writing.put_records([new("a")])
         writing.put_member(Member(NORTH, "North", 1), 1)
         writing.next_membership_version()
@@ -170,9 +170,11 @@ def test_when_something_is_remembered_twice_then_the_last_is_recalled(storage):
     ("text", "expected"),
     [
         ("trial", "ab"), ("TRIAL", "ab"), ("Trial Heart", "a"), ("tri", "ab"), ("tr", ""), ("rial", ""),
-        ("数据", "c"), ("数据集", "c"), ("据集", "c"), ("集", "c"), ("数", "c"), ("据数", ""), ("集数", ""), ("据", "c"),
-        ("high-pressure", "a"), ("pressure-high", ""), ("pressure high", "a"), ("ai数据", "c"), ("café", "b"), ("cafe", "b"),
-        ("NEAR", ""), ("trial OR heart", ""), ("title:trial", ""), ('"trial', "ab"), ("trial*", "ab"), ("-trial", "ab"),
+        ("数据", "c"), ("数据集", "c"), ("据集", "c"), ("集", "c"), ("数", "c"), ("据数", ""), ("集数", ""),
+        ("据", "c"),
+        ("high-pressure", "a"), ("pressure-high", ""), ("pressure high", "a"), ("ai数据", "c"),
+        ("café", "b"), ("cafe", "b"), ("NEAR", ""), ("trial OR heart", ""), ("title:trial", ""), ('"trial', "ab"),
+        ("trial*", "ab"), ("-trial", "ab"),
         ("(trial", "ab"), ("{title}", ""), ("'; DROP TABLE search; --", ""),
     ],
 )  # fmt: skip

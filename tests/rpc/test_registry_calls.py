@@ -83,7 +83,7 @@ def test_given_a_call_without_a_policy_then_nobody_may_call_it():
 def test_given_no_pass_then_every_other_call_is_refused(registry, name):
     with registry.dial() as channel:
         method = f"/{SERVICE.full_name}/{name}"
-        with pytest.raises(NotAuthenticated, match="without a pass"), raised():
+        with pytest.raises(NotAuthenticated, match="without a pass"), raised():  # noqa: PT012
             if name == "Publish":
                 list(channel.stream_stream(method)(iter(()), timeout=10))
             elif name == "Watch":
@@ -95,7 +95,7 @@ def test_given_no_pass_then_every_other_call_is_refused(registry, name):
 @pytest.mark.parametrize("name", [method.name for method in SERVICE.methods])
 def test_given_garbage_then_every_call_says_so(registry, north, name):
     method = f"/{SERVICE.full_name}/{name}"
-    with pytest.raises((InvalidInput, NotAuthenticated)), raised():
+    with pytest.raises((InvalidInput, NotAuthenticated)), raised():  # noqa: PT012
         garbage = b"\xff\xff\xff\x07garbage"
         if name == "Publish":
             list(north.channel.stream_stream(method)(iter([garbage]), metadata=north.metadata, timeout=10))
@@ -242,7 +242,7 @@ def test_given_a_rotated_key_then_the_new_one_signs_and_the_old_one_no_more(regi
 
 
 def test_given_an_unknown_organization_then_not_found(north):
-    with pytest.raises(NotFound, match="86.nobody is not a member"), raised():
+    with pytest.raises(NotFound, match=r"86\.nobody is not a member"), raised():
         north.stub.GetOrganization(registry_pb2.GetOrganizationRequest(prefix="86.nobody"), metadata=north.metadata)
 
 
@@ -338,7 +338,7 @@ def test_watch_tells_what_happens_from_now_on(registry, north, south):
 def test_given_too_many_calls_then_overloaded(tmp_path):
     with Registry.start(tmp_path / "registry", settings="calls_per_second = 1\ncalls_burst = 3\n") as registry:
         member = registry.join("86.north")
-        with pytest.raises(Overloaded, match="slow down"):
+        with pytest.raises(Overloaded, match="slow down"):  # noqa: PT012
             for _ in range(5):
                 member.resolve("86.north/x")
 

@@ -63,9 +63,9 @@ def test_given_a_spent_invitation_then_another_organization_is_refused(registry)
 def test_given_two_invitations_for_one_prefix_then_only_the_first_joins(registry):
     first, second = registry.invite("86.d"), registry.invite("86.d")
     Member.make(registry, "86.d").join(first)
-    with pytest.raises(AlreadyExists, match="86.d is a member already"):
+    with pytest.raises(AlreadyExists, match=r"86\.d is a member already"):
         Member.make(registry, "86.d").join(second)
-    with pytest.raises(AlreadyExists, match="86.d is a member already"):
+    with pytest.raises(AlreadyExists, match=r"86\.d is a member already"):
         registry.invite("86.d")
 
 

@@ -34,6 +34,9 @@ RECORD = ObjectRecord(
 )  # fmt: skip
 
 
+RETIRED = IdentityKey(KEY.public, 1, 2)
+
+
 def organization(record=ORGANIZATION, *keys):
     envelope = sign(PayloadType.ORGANIZATION, wire.encode_organization(record), *(keys or (KEY,)))
     return VerifiedOrganization(record, envelope, envelope.digest)
@@ -112,7 +115,9 @@ FIRST = candidate()
         (candidate(2, FIRST.digest), Stored(1, FIRST.digest, True), None, Code.REFUSED, "was withdrawn"),
         (candidate(3, FIRST.digest), Stored(1, FIRST.digest, True), None, Code.REFUSED, "was withdrawn"),
     ],
-)
+    ids=["first", "again", "old-again", "old-of-withdrawn", "another", "next", "unconnected", "nothing-before", "gap",
+         "withdrawn", "gap-after-withdrawn"],
+)  # fmt: skip
 def test_decide(new, stored, known, code, said):
     outcome = decide(new, stored, known)
     assert outcome.code is code
@@ -127,15 +132,16 @@ NEXT = replace(ORGANIZATION, version=3, previous=OWNER.digest)
     ("envelope", "known", "code", "said"),
     [
         (OWNER.envelope, OWNER.digest, Code.ACCEPTED, ""),
-        (organization(replace(ORGANIZATION, display_name="X")).envelope, OWNER.digest, Code.CONFLICT, "another version 2"),
+        (organization(replace(ORGANIZATION, display_name="X")).envelope, OWNER.digest, Code.CONFLICT, "another version"),
         (organization(replace(NEXT, version=4)).envelope, None, Code.CONFLICT, "does not follow 2"),
         (organization(replace(NEXT, previous=bytes(32))).envelope, None, Code.REFUSED, "does not continue"),
         (organization(NEXT, SigningKey.generate()).envelope, None, Code.REFUSED, "not signed by the key"),
         (
-            organization(replace(NEXT, keys=(IdentityKey(OLD.public, NOW), IdentityKey(KEY.public, 1, NOW))), OLD).envelope,
+            organization(replace(NEXT, keys=(IdentityKey(OLD.public, 2), RETIRED)), OLD).envelope,
             None, Code.REFUSED, "did not sign",
         ),
     ],
+    ids=["same", "another", "gap", "unconnected", "signed-by-another", "rotated-by-itself"],
 )  # fmt: skip
 def test_organization_records_that_are_not_stored(envelope, known, code, said):
     found = examine(envelope, NORTH, OWNER, NOW)

@@ -3,11 +3,11 @@ import base64
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlite_utils.utils import sqlite3
 
 from hanse.errors import InvalidInput
 from hanse.model.search import Query
 from registry.index import Page, ask, expression, page_token, phrases, read_page_token, tokens
-from sqlite_utils.utils import sqlite3
 
 SECRET = bytes(32)
 

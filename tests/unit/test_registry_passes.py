@@ -88,7 +88,7 @@ def test_given_a_remembered_pass_when_the_member_is_suspended_then_the_next_call
     metadata = carried()
     caller = passes.check(metadata)
     passes.replace_league(League(2, {NORTH: standing(suspended_at=NOW)}))
-    with pytest.raises(Suspended, match="86.north is suspended: unpaid"):
+    with pytest.raises(Suspended, match=r"86\.north is suspended: unpaid"):
         passes.check(metadata)
     with pytest.raises(Suspended):
         passes.standing(caller)
