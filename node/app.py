@@ -34,6 +34,7 @@ from hanse.home import Home
 from hanse.model.address import Address
 from hanse.rpc import server as rpc_server
 from hanse.rpc import tls
+from hanse.rpc.allocation import keep_large_buffers
 from node import config, observe, rotate
 from node.audit import Audit
 from node.catalog import CATALOG
@@ -81,6 +82,7 @@ class Daemon:
             raise
 
     def _start(self) -> Address:
+        keep_large_buffers()
         home = Home.open(self._folder, MARKER, REMEDY)
         self._opened.enter_context(home.lock(HOLDER))
         self.config = Config.load(home / config.FILE)

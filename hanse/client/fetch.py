@@ -36,6 +36,7 @@ from hanse.merkle import HASH_BYTES, leaf_hash, root
 from hanse.model.identifier import Identifier
 from hanse.model.keys import KeyId
 from hanse.model.manifest import Element
+from hanse.rpc.allocation import keep_large_buffers
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds without progress after which a running fetch gives up
@@ -85,6 +86,7 @@ def fetch(
     the current folder. Version 0 is the newest. Raises Conflict when there is something else at the target, NoSpace,
     what the owner's policy says, Unreachable when it does not answer for long, VerificationFailed.
     """
+    keep_large_buffers()
     if not 1 <= streams <= MAX_STREAMS:
         raise LimitExceeded(f"a fetch has 1 to {MAX_STREAMS} streams")
     if version < 0:

@@ -12,13 +12,15 @@ from typing import Any
 
 from hanse import limits
 from hanse.client.content import Description, describe
-from hanse.client.peer import Buffer, Peer, Span, Stream
+from hanse.client.peer import Peer, Span
 from hanse.client.progress import Patience
 from hanse.client.resolve import Resolver
+from hanse.client.transfer import Incoming, leaf_of
 from hanse.errors import InvalidInput, Unreachable, WrongContent
-from hanse.merkle import EMPTY_ROOT, HASH_BYTES, leaf_hash, root
+from hanse.merkle import EMPTY_ROOT, HASH_BYTES, root
 from hanse.model.identifier import Identifier
 from hanse.model.manifest import Element
+from hanse.rpc.allocation import keep_large_buffers
 
 PATIENCE = 30.0  # seconds of attempts when the owner's node does not answer
 _CACHED_BYTES = 16 * limits.MIB
@@ -38,8 +40,7 @@ class RemoteElement(io.RawIOBase):
         self._leaves = self._load_leaves()
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._cached = max(2, _CACHED_BYTES // element.chunk_size)
-        self._stream: Stream[Buffer] | None = None
-        self._rest = bytearray()
+        self._incoming: Incoming | None = None
         self._next_chunk = self._end_chunk = 0  # of the stream
         self._ahead = 1
         self.name = element.name.text
@@ -76,6 +77,19 @@ class RemoteElement(io.RawIOBase):
         self._position += len(part)
         return len(part)
 
+    def readall(self) -> bytes:
+        """To the end, with one request for all of it."""
+        self._open()
+        size, whole = self._element.chunk_size, io.BytesIO()
+        while self._position < self._element.length:
+            index, start = divmod(self._position, size)
+            for piece in self._verified(index, to_end=True):
+                whole.write(piece[start:])
+                start = max(0, start - len(piece))
+            self._position = (index + 1) * size
+        self._position = min(self._position, self._element.length)
+        return whole.getvalue()
+
     def close(self) -> None:
         if not self.closed:
             self._cancel()
@@ -108,54 +122,54 @@ class RemoteElement(io.RawIOBase):
         if chunk is not None:
             self._cache.move_to_end(index)
             return chunk
-        patience = Patience(PATIENCE)
-        while True:
-            try:
-                chunk = self._receive(index)
-                break
-            except Unreachable as error:
-                self._cancel()
-                patience.wait(error)
-        if leaf_hash(chunk) != self._leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
-            self._cancel()
-            raise WrongContent(f"a chunk of {self._id} is not what its owner signed: it has another hash")
+        chunk = b"".join(self._verified(index))
         self._cache[index] = chunk
         if len(self._cache) > self._cached:
             self._cache.popitem(last=False)
         return chunk
 
-    def _receive(self, index: int) -> bytes:
+    def _verified(self, index: int, *, to_end: bool = False) -> list[memoryview]:
+        """A chunk, as it lies in the messages. ``to_end``: all that follow it will be wanted."""
+        patience = Patience(PATIENCE)
+        while True:
+            try:
+                pieces = self._receive(index, to_end)
+                break
+            except Unreachable as error:
+                self._cancel()
+                patience.wait(error)
+        if leaf_of(pieces) != self._leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
+            self._cancel()
+            raise WrongContent(f"a chunk of {self._id} is not what its owner signed: it has another hash")
+        return pieces
+
+    def _receive(self, index: int, to_end: bool) -> list[memoryview]:
         """The next chunk of the stream, if it is the one that is wanted; else of a new stream."""
-        if self._stream is None or index != self._next_chunk or index == self._end_chunk:
+        if self._incoming is None or index != self._next_chunk or index == self._end_chunk:
+            left = self._element.chunk_count - index
             went_on = index == self._next_chunk and index > 0
             self._cancel()
-            most = max(1, _AHEAD_BYTES // self._element.chunk_size)
-            self._ahead = min(2 * self._ahead, most) if went_on else 1
-            count = min(self._ahead, self._element.chunk_count - index)
-            self._stream = self._peer.fetch(self._id, self._version, [Span(self._index, 0, index, count)])
+            self._ahead = min(2 * self._ahead, max(1, _AHEAD_BYTES // self._element.chunk_size)) if went_on else 1
+            count = left if to_end else min(self._ahead, left)
+            stream = self._peer.fetch(self._id, self._version, [Span(self._index, 0, index, count)])
+            end = min((index + count) * self._element.chunk_size, self._element.length)
+            self._incoming = Incoming(stream, end - index * self._element.chunk_size)
             self._next_chunk, self._end_chunk = index, index + count
-        length = self._element.chunk_length(index)
-        while len(self._rest) < length:
-            message = next(self._stream, None)
-            if message is None:
-                raise WrongContent("the node sent fewer bytes than it was asked for")
-            self._rest += message
-        chunk = bytes(memoryview(self._rest)[:length])
-        del self._rest[:length]
+        pieces = self._incoming.take(self._element.chunk_length(index))
         self._next_chunk += 1
-        return chunk
+        return pieces
 
     def _cancel(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
-            self._stream = None
-        self._rest.clear()
+        if self._incoming is not None:
+            self._incoming.close()
+            self._incoming = None
 
 
 def open_element(
     resolver: Resolver, identifier: Identifier, name: str | None = None, version: int = 0
 ) -> io.BufferedReader:
     """The named element, or the only one. Raises InvalidInput when there are several, and what Client raises."""
+    keep_large_buffers()
     peer = resolver.peer(identifier.prefix)
     try:
         with describe(resolver, peer, identifier, version) as description:

@@ -11,6 +11,7 @@ from hanse.rpc.tls import read_pem_certificate
 
 OPTIONS = (
     ("grpc.so_reuseport", 0),
+    ("grpc.http2.max_frame_size", 16_777_215),  # as in hanse.rpc.channel
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 30_000),
