@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import stat
+import threading
 from hashlib import sha256
 from pathlib import Path
 
@@ -58,7 +59,8 @@ class Partial:
                 self.journal = journal
                 (self._folder / "data").mkdir(mode=0o777, exist_ok=True)
                 self._data = os.open(self._folder / "data", _FOLDER)
-                self._made: set[str] = set()
+                self._near = threading.local()
+                self._folders: set[int] = set()
             except BaseException:
                 os.close(self._lock)
                 raise
@@ -75,19 +77,16 @@ class Partial:
 
     def create(self, element: Element, *, empty: bool = False) -> int:
         """A descriptor to write an element with, ``empty`` or as it was left; its folders are made."""
-        name = _SINGLE if self._single else element.name.text
-        parent = name.rpartition("/")[0]
-        if parent and parent not in self._made:
-            self._make(parent)
+        folder, name = self._place(element)
         mode = 0o777 if element.executable else 0o666
-        return os.open(name, _EMPTY if empty else _KEEP, mode, dir_fd=self._data)
+        return os.open(name, _EMPTY if empty else _KEEP, mode, dir_fd=self._inside(folder, make=True))
 
     def open(self, element: Element) -> int | None:
         """A descriptor of what is there of an element, None if nothing is."""
-        name = _SINGLE if self._single else element.name.text
+        folder, name = self._place(element)
         try:
-            return os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._data)
-        except FileNotFoundError:
+            return os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._inside(folder, make=False))
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def finish(self) -> None:
@@ -118,6 +117,8 @@ class Partial:
 
     def close(self) -> None:
         self.journal.close()
+        for descriptor in self._folders:
+            os.close(descriptor)
         os.close(self._data)
         os.close(self._lock)
 
@@ -144,14 +145,39 @@ class Partial:
             else:
                 os.unlink(entry.path)
 
-    def _make(self, parent: str) -> None:
-        at = ""
-        for part in parent.split("/"):
-            at = f"{at}/{part}" if at else part
-            if at not in self._made:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(at, 0o777, dir_fd=self._data)
-                self._made.add(at)
+    def _place(self, element: Element) -> tuple[str, str]:
+        folder, _, name = (_SINGLE if self._single else element.name.text).rpartition("/")
+        return folder, name
+
+    def _inside(self, folder: str, *, make: bool) -> int:
+        """A descriptor of a folder of the data, reached without following a link on the way.
+
+        Each thread keeps the one that it was in last: the next file is usually there too.
+        """
+        if not folder:
+            return self._data
+        near = self._near
+        if getattr(near, "folder", None) == folder:
+            return int(near.descriptor)
+        at = self._data
+        try:
+            for part in folder.split("/"):
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, 0o777, dir_fd=at)
+                above, at = at, os.open(part, _FOLDER, dir_fd=at)
+                if above != self._data:
+                    os.close(above)
+        except BaseException:
+            if at != self._data:
+                os.close(at)
+            raise
+        if getattr(near, "folder", None) is not None:
+            self._folders.discard(near.descriptor)
+            os.close(near.descriptor)
+        near.folder, near.descriptor = folder, at
+        self._folders.add(at)
+        return at
 
 
 def remove_leftover(target: Path) -> None:
