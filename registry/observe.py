@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from registry.storage.base import Storage
 
 
+class _Stderr:
+    """What stderr is when something is written, not what it was when the log was started."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def start_log(*, debug: bool) -> None:
     """To stderr: stdout belongs to the commands' results."""
     terminal = sys.stderr.isatty()
@@ -34,7 +44,7 @@ def start_log(*, debug: bool) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     # gRPC and asyncio tell of broken connections here; that somebody sent garbage is worth a line, no traceback.

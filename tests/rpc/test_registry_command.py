@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,21 @@ def test_given_a_daemon_then_it_says_when_it_is_ready_and_ends_gracefully(home, 
     events = [json.loads(each)["event"] for each in err.splitlines()]
     assert events[0] == "serve.started"
     assert events[-1] == "serve.ended"
+
+
+def test_given_metrics_and_reflection_then_both_are_served(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    settings = f'metrics = "127.0.0.1:{port}"\nreflection = true\n'
+    with Registry.start(tmp_path / "r", settings=settings) as registry:
+        member = registry.join("86.north")
+        member.resolve("86.north/x")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            told = answer.read().decode()
+        with registry.dial() as channel:
+            names = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(
+                iter([b"\x3a\x00"]), timeout=10
+            )
+            assert b"hanse.v1.Registry" in next(names)
+    assert 'hanse_registry_calls_total{method="Resolve",status="OK"} 1.0' in told
+    assert "hanse_registry_position 2.0" in told

@@ -132,7 +132,7 @@ NEXT = replace(ORGANIZATION, version=3, previous=OWNER.digest)
     ("envelope", "known", "code", "said"),
     [
         (OWNER.envelope, OWNER.digest, Code.ACCEPTED, ""),
-        (organization(replace(ORGANIZATION, display_name="X")).envelope, OWNER.digest, Code.CONFLICT, "another version"),
+        (organization(replace(ORGANIZATION, display_name="X")).envelope, OWNER.digest, Code.CONFLICT, "another"),
         (organization(replace(NEXT, version=4)).envelope, None, Code.CONFLICT, "does not follow 2"),
         (organization(replace(NEXT, previous=bytes(32))).envelope, None, Code.REFUSED, "does not continue"),
         (organization(NEXT, SigningKey.generate()).envelope, None, Code.REFUSED, "not signed by the key"),
