@@ -48,7 +48,7 @@ CERTIFICATE_BACKDATE: Final = 1 * HOUR  # so that a clock that is a little slow 
 INVITATION_LIFE: Final = 24 * HOUR
 RECORD_TIME_TO_LIVE: Final = 300
 RECORD_TIME_TO_LIVE_MOST: Final = 1 * DAY  # whatever a record says: its owner cannot silence a later one for long
-MEMBERSHIP_REFRESH: Final = 10  # while the registry is reachable; a suspension bites this late at most
+MEMBERSHIP_REFRESH: Final = 3  # while the registry is reachable; a suspension bites this late at most
 MEMBERSHIP_LIFE: Final = 24 * HOUR  # how long a node goes on with what it last knew
 
 # Fairness.

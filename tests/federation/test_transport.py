@@ -25,9 +25,9 @@ def agreed(address: Address, version: ssl.TLSVersion) -> str | None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection((address.host, address.port), timeout=10) as plain:
-        with context.wrap_socket(plain) as secure:
-            return secure.version()
+    plain = socket.create_connection((address.host, address.port), timeout=10)
+    with plain, context.wrap_socket(plain) as secure:
+        return secure.version()
 
 
 @pytest.mark.parametrize("daemon", ["registry", "node"])

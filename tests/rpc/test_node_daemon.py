@@ -431,7 +431,7 @@ def test_a_rule_bound_to_a_key_ends_with_that_key(registry: Registry, tmp_path: 
                     return True
                 return False
 
-            eventually(refused, 2 * limits.MEMBERSHIP_REFRESH)
+            eventually(refused, 5 * limits.MEMBERSHIP_REFRESH)
         assert north.audit()[-1].decided.why == "allowed with another key only"
 
 
