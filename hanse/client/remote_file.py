@@ -20,7 +20,7 @@ from hanse.errors import InvalidInput, Unreachable, WrongContent
 from hanse.merkle import EMPTY_ROOT, HASH_BYTES, root
 from hanse.model.identifier import Identifier
 from hanse.model.manifest import Element
-from hanse.rpc.allocation import keep_large_buffers
+from hanse.rpc.allocation import keep_large_buffers, room
 
 PATIENCE = 30.0  # seconds of attempts when the owner's node does not answer
 _CACHED_BYTES = 16 * limits.MIB
@@ -80,14 +80,18 @@ class RemoteElement(io.RawIOBase):
     def readall(self) -> bytes:
         """To the end, with one request for all of it."""
         self._open()
-        size, whole = self._element.chunk_size, io.BytesIO()
-        while self._position < self._element.length:
-            index, start = divmod(self._position, size)
-            for piece in self._verified(index, to_end=True):
-                whole.write(piece[start:])
-                start = max(0, start - len(piece))
-            self._position = (index + 1) * size
-        self._position = min(self._position, self._element.length)
+        size, begin, end = self._element.chunk_size, self._position, self._element.length
+        whole = room(max(0, end - begin))
+        with whole.getbuffer() as view:
+            at = 0
+            while self._position < end:
+                index, start = divmod(self._position, size)
+                for piece in self._verified(index, to_end=True):
+                    wanted = piece[start:]
+                    start = max(0, start - len(piece))
+                    view[at : at + len(wanted)] = wanted
+                    at += len(wanted)
+                self._position = begin + at
         return whole.getvalue()
 
     def close(self) -> None:
