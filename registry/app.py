@@ -284,8 +284,9 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
     server = grpc.aio.server(
         options=(
             *rpc_server.OPTIONS,
-            ("grpc.max_receive_message_length", limits.REGISTRY_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", limits.REGISTRY_MESSAGE_BYTES),
+            # Of strangers too: a message is received before the pass that came with it is looked at.
+            ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
+            ("grpc.max_send_message_length", limits.MEMBERSHIP_BYTES),
         )
     )
     address = _bind(server, registry)

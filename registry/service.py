@@ -8,7 +8,7 @@ Watch read from the operating system's cache; everything longer runs in a thread
 import array
 import asyncio
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import lru_cache
 from typing import TypeVar
@@ -20,9 +20,9 @@ from hanse.errors import InvalidInput, LimitExceeded, NotFound, Overloaded
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
 from hanse.trust import VerifiedOrganization
-from hanse.v1 import registry_pb2
+from hanse.v1 import envelope_pb2, registry_pb2
 from registry import framing, index, members
-from registry.accept import Outcome
+from registry.accept import Code, Outcome
 from registry.answers import Answers
 from registry.config import Config
 from registry.joining import Membership
@@ -38,9 +38,12 @@ _INVALID = b"\x0a\x02\x08\x05"
 _WATCH_CHANGES, _WATCH_BYTES = 256, 512 * limits.KIB
 _WATCH_LOOK = 30.0  # seconds after which a watcher looks by itself
 _PUBLISH_AHEAD = 4  # messages of one stream that wait to be stored
-_PUBLISH_STREAMS = 64
+_PUBLISH_STREAMS, _PUBLISH_STREAMS_PER_MEMBER = 64, 4
 _PUBLISH_BYTES = 128 * limits.MIB  # of all streams that wait to be stored
 _RANKINGS = 64  # searches whose order is remembered for their next pages
+_ANSWER_BYTES = limits.MESSAGE_BYTES - 4 * limits.ENVELOPE_BYTES  # a record and its owner's still fit after that
+_MOST = (1 << 63) - 1  # what the database's integers hold
+_IDENTIFIER_TEXT = limits.IDENTIFIER_BYTES + 16  # with a scheme in front
 
 
 def parse(kind: type[M], data: bytes) -> M:
@@ -51,9 +54,13 @@ def parse(kind: type[M], data: bytes) -> M:
         raise InvalidInput(f"the request is not a {kind.DESCRIPTOR.name}") from None
 
 
-@lru_cache(maxsize=65_536)
 def _key(text: str) -> str | None:
     """None for what is no identifier."""
+    return _short_key(text) if len(text) <= _IDENTIFIER_TEXT else None  # what is remembered is bounded in bytes too
+
+
+@lru_cache(maxsize=65_536)
+def _short_key(text: str) -> str | None:
     try:
         return Identifier.parse(text).key
     except InvalidInput:
@@ -92,7 +99,7 @@ class Service:
         }
         self._rankings: OrderedDict[tuple[bytes, int], array.array[int]] = OrderedDict()
         self._answers = Answers()
-        self._publishing = 0
+        self._publishing: Counter[Prefix] = Counter()
         self._submitted = 0  # bytes
         self._news = asyncio.Event()
         self._ended = False
@@ -180,7 +187,7 @@ class Service:
             raise NotFound(f"{prefix} is not a member of this league")
         answer: list[bytes] = []
         size = 0
-        for each in self._storage.organizations(prefix, message.after_version):
+        for each in self._storage.organizations(prefix, min(message.after_version, _MOST)):
             size += len(each.envelope)
             if size > limits.MESSAGE_BYTES - limits.KIB and answer:
                 break  # the caller asks again, after the last of these
@@ -209,7 +216,24 @@ class Service:
                     answers[place] = found.get(key) or self._absent(key)
         if message.with_organization:
             answers.append(self._owners(keys))
-        return b"".join(answers)  # type: ignore[arg-type]  # none is missing now
+        if sum(map(len, answers)) > _ANSWER_BYTES:  # type: ignore[arg-type]  # none is missing now
+            answers = self._beginning(keys, answers, message.with_organization)
+        return b"".join(answers)  # type: ignore[arg-type]
+
+    def _beginning(
+        self, keys: Sequence[str | None], answers: Sequence[bytes | None], with_organization: bool
+    ) -> list[bytes | None]:
+        """As many of the answers as fit a message, with their owners: the caller asks again for the rest."""
+        size, owners = 0, dict[str, bytes]()
+        for count, key in enumerate(keys):
+            prefix = "" if key is None else key.partition("/")[0]
+            if with_organization and prefix not in owners:
+                owners[prefix] = self._owners((key,))
+                size += len(owners[prefix])
+            size += len(answers[count] or b"")
+            if size > _ANSWER_BYTES:
+                return [*answers[: count + 1], *owners.values()]
+        return [*answers[: len(keys)], *owners.values()]
 
     def _look_up(self, keys: Sequence[str]) -> dict[str, bytes]:
         found = {
@@ -275,9 +299,13 @@ class Service:
         return b"".join(answer)
 
     async def publish(self, requests: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[bytes]:
-        if self._publishing >= _PUBLISH_STREAMS:
+        if self._publishing[caller.prefix] >= _PUBLISH_STREAMS_PER_MEMBER:
+            raise Overloaded(
+                f"{caller.prefix} publishes in {_PUBLISH_STREAMS_PER_MEMBER} streams at once already: end one first"
+            )
+        if self._publishing.total() >= _PUBLISH_STREAMS:
             raise Overloaded("too many organizations publish at once: try again later")
-        self._publishing += 1
+        self._publishing[caller.prefix] += 1
         waiting: asyncio.Queue[asyncio.Future[list[Outcome]] | Exception | None] = asyncio.Queue(_PUBLISH_AHEAD)
 
         async def read() -> None:
@@ -301,7 +329,9 @@ class Service:
                 yield _outcomes(await each)
             await reader
         finally:
-            self._publishing -= 1
+            self._publishing[caller.prefix] -= 1
+            if not self._publishing[caller.prefix]:
+                del self._publishing[caller.prefix]
             reader.cancel()
 
     def _submit(self, sender: Prefix, request: bytes) -> asyncio.Future[list[Outcome]]:
@@ -316,7 +346,7 @@ class Service:
         return answer
 
     async def watch(self, request: bytes, caller: Caller) -> AsyncIterator[bytes]:
-        after = parse(registry_pb2.WatchRequest, request).after
+        after = min(parse(registry_pb2.WatchRequest, request).after, _MOST)
         while not self._ended:
             self._passes.standing(caller)
             news = self._news
@@ -331,8 +361,16 @@ class Service:
                     continue
 
 
-def _envelopes(request: bytes) -> list[Envelope]:
-    return [wire.envelope_from_message(each) for each in parse(registry_pb2.PublishRequest, request).envelopes]
+def _envelopes(request: bytes) -> list[Envelope | Outcome]:
+    return [_envelope(each) for each in parse(registry_pb2.PublishRequest, request).envelopes]
+
+
+def _envelope(message: envelope_pb2.Envelope) -> Envelope | Outcome:
+    """One that is none does not sink its batch."""
+    try:
+        return wire.envelope_from_message(message)
+    except InvalidInput as error:
+        return Outcome(Envelope(message.payload_type, message.payload, ()).digest, Code.REFUSED, str(error))
 
 
 def _outcomes(outcomes: list[Outcome]) -> bytes:

@@ -46,7 +46,7 @@ class _Examined:
     """The envelopes of one message and what is said of each, given the sender's record of that digest."""
 
     owner_digest: bytes
-    envelopes: list[Envelope]
+    envelopes: list[Envelope | Outcome]
     results: list[Candidate | OrganizationCandidate | Outcome]
 
 
@@ -83,8 +83,11 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
-    def submit(self, sender: Prefix, envelopes: Callable[[], list[Envelope]]) -> "Future[list[Outcome]]":
-        """Their outcomes, in their order. ``envelopes`` decodes them, in another thread; may raise InvalidInput."""
+    def submit(self, sender: Prefix, envelopes: Callable[[], list[Envelope | Outcome]]) -> "Future[list[Outcome]]":
+        """Their outcomes, in their order. ``envelopes`` decodes them, in another thread; may raise InvalidInput.
+
+        An outcome among them stands for one that is no envelope.
+        """
         batch = _Batch(sender, self._pool.submit(self._examine, sender, envelopes), Future())
         self._waiting.put(batch)
         return batch.answer
@@ -95,12 +98,12 @@ class Writer:
         self._thread.join()
         self._pool.shutdown()
 
-    def _examine(self, sender: Prefix, decode: Callable[[], list[Envelope]]) -> _Examined:
+    def _examine(self, sender: Prefix, decode: Callable[[], list[Envelope | Outcome]]) -> _Examined:
         envelopes = decode()
         if len(envelopes) > limits.BATCH:
             raise LimitExceeded(f"one message has at most {limits.BATCH} envelopes")
         owner, now = self._owners.owner(sender), int(self._clock())
-        results = [examine(envelope, sender, owner, now) for envelope in envelopes]
+        results = [each if isinstance(each, Outcome) else examine(each, sender, owner, now) for each in envelopes]
         return _Examined(owner.digest, envelopes, results)
 
     def _run(self) -> None:
@@ -135,7 +138,10 @@ class Writer:
                 self._owners.changed(store.keys, members=store.members_changed)
         except HanseError as error:
             _log.warning(
-                "publish.failed", reason=error.reason, records=sum(len(examined.envelopes) for _, examined in group)
+                "publish.failed",
+                reason=error.reason,
+                text=str(error),
+                records=sum(len(examined.envelopes) for _, examined in group),
             )
             answers = [
                 [
@@ -172,7 +178,7 @@ class _Group:
         outcomes = []
         for envelope, result in zip(examined.envelopes, examined.results, strict=True):
             each = result
-            if not isinstance(each, OrganizationCandidate):
+            if isinstance(envelope, Envelope) and not isinstance(each, OrganizationCandidate):
                 try:
                     owner = self._owner(sender)
                 except HanseError as error:

@@ -101,7 +101,7 @@ class Registry:
         with app.opened(self.folder) as opened:
             roots = tls.to_pem(opened.authority.ca_certificate)
             name = tls.registry_name(opened.authority.root)
-        return dial(self.address, roots=roots, server_name=name, max_message=80 << 20)
+        return dial(self.address, roots=roots, server_name=name, max_message=16 << 20)
 
     def join(self, prefix: str, *, node: str = "127.0.0.1:1") -> "Member":
         """A new member with keys of its own."""

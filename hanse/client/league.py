@@ -6,7 +6,6 @@ What it is not: a judge. What comes back are claims; hanse.client.resolve has th
         league.resolve([identifier])
 """
 
-import itertools
 import json
 import threading
 import time
@@ -82,12 +81,16 @@ class League:
 
     def resolve(self, ids: Sequence[Identifier], with_organization: bool = False) -> list[Resolution]:
         """One for each identifier, in that order; at most limits.BATCH."""
-        request = registry_pb2.ResolveRequest(ids=[str(each) for each in ids], with_organization=with_organization)
-        response = self._call(lambda stub, with_pass: stub.Resolve(request, **with_pass))
-        with _claims():
-            resolutions = wire.resolutions_from_message(response)
-        if len(resolutions) != len(ids):
-            raise WrongContent("the registry answered another number of identifiers than it was asked for")
+        resolutions: list[Resolution] = []
+        while len(resolutions) < len(ids):  # an answer ends early so that it fits a message
+            rest = [str(each) for each in ids[len(resolutions) :]]
+            request = registry_pb2.ResolveRequest(ids=rest, with_organization=with_organization)
+            response = self._call(lambda stub, with_pass, request=request: stub.Resolve(request, **with_pass))  # type: ignore[misc]
+            with _claims():
+                found = wire.resolutions_from_message(response)
+            if not 0 < len(found) <= len(rest):
+                raise WrongContent("the registry answered another number of identifiers than it was asked for")
+            resolutions += found
         return resolutions
 
     def search(self, query: Query) -> SearchResult:
@@ -177,7 +180,7 @@ class League:
                     address,
                     roots=tls.to_pem(authority.ca_certificate),
                     server_name=tls.registry_name(authority.root),
-                    max_message=limits.REGISTRY_MESSAGE_BYTES,
+                    max_message=limits.MEMBERSHIP_BYTES,
                     options=(("grpc.service_config", _RETRIES),),
                 )
         return RegistryStub(channel)
@@ -202,6 +205,17 @@ class _claims:  # noqa: N801 - reads as a statement
 
 
 def _batches(envelopes: Iterable[Envelope]) -> Iterator[list[Envelope]]:
-    remaining = iter(envelopes)
-    while batch := list(itertools.islice(remaining, limits.BATCH)):
+    batch: list[Envelope] = []
+    size = 0
+    for each in envelopes:
+        length = len(each.payload) + limits.ENVELOPE_EXTRA_BYTES
+        if batch and size + length > limits.MESSAGE_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(each)
+        size += length
+        if len(batch) == limits.BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
