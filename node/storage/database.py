@@ -66,7 +66,8 @@ class Database:
                 if sqlite3.complete_statement(statement):
                     connection.execute(statement)
                     statement = ""
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        if done < len(migrations):  # else nothing is written: what is there can be read on a full disk
+            connection.execute(f"PRAGMA user_version = {len(migrations)}")
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:

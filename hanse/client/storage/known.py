@@ -209,11 +209,17 @@ class Known:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(_MIGRATIONS):
+        raise HomeUnusable(
+            f"{path} was written by a newer hanse (schema {version}; this one knows {len(_MIGRATIONS)}): "
+            "upgrade hanse, or restore the backup from before the upgrade"
+        )
+    if version == len(_MIGRATIONS):
+        return  # nothing is written: what is there can be read on a full disk
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_MIGRATIONS):
-            raise HomeUnusable(f"{path} was written by a newer version of this program: upgrade it")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]  # another process may have been quicker
         for migration in _MIGRATIONS[version:]:
             for statement in filter(str.strip, migration.split(";")):
                 connection.execute(statement)
