@@ -43,6 +43,7 @@ from node.members import Members
 from node.observe import Metrics
 from node.publish import Publisher
 from node.rates import Rates
+from node.redate import redate
 from node.service import NodeService
 from node.storage.audit import AuditStorage
 from node.storage.catalog import CatalogStorage
@@ -255,6 +256,7 @@ class _Upkeep:
         self._daemon = daemon
         self._membership_at = self._renewal_at = 0.0
         self._was_reachable = True
+        self._clock_was: float | None = None  # ahead of the monotonic one when the registry last agreed with it
         self.first = threading.Event()
 
     def look(self) -> None:
@@ -265,6 +267,7 @@ class _Upkeep:
             self._membership_at = now + limits.MEMBERSHIP_REFRESH
             with self._reported("membership.refresh_failed"):
                 daemon.members.refresh()
+                self._correct_dates()
                 age = daemon.members.age()
                 reachable = age is not None and age <= 3 * limits.MEMBERSHIP_REFRESH
                 if reachable != self._was_reachable:
@@ -277,6 +280,18 @@ class _Upkeep:
                 renewed = renewal.renew(daemon.identity, daemon.league)
                 daemon.reload()
                 log.info("certificate.renewed", until=renewed.certificate.not_after)
+
+    def _correct_dates(self) -> None:
+        """What was signed by a clock that was ahead is signed anew, once the registry agrees with the clock."""
+        daemon, now = self._daemon, int(self._daemon._clock())
+        kept = daemon.known.membership()
+        offset = daemon._clock() - time.monotonic()
+        changed = self._clock_was is None or abs(offset - self._clock_was) > limits.CLOCK_SKEW
+        if changed and kept is not None and 0 <= now - kept.checked_at <= limits.MEMBERSHIP_REFRESH:
+            count = redate(daemon.storage, daemon.identity, now)
+            self._clock_was = offset
+            if count:
+                log.warning("publish.redated", count=count)
 
     @contextlib.contextmanager
     def _reported(self, event: str) -> Iterator[None]:

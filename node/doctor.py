@@ -187,6 +187,7 @@ class _Examination:
 
     def run(self, target: Prefix | Identifier | None) -> Iterator[Finding]:
         yield from _each("certificate", self._certificate)
+        yield from _each("cache", self._cache)
         with contextlib.closing(League(self._identity, self._clock)) as league:
             yield from _each("registry", lambda: self._registry(league))
             if self._membership is not None:
@@ -197,6 +198,10 @@ class _Examination:
             yield from _each("outbox", self._outbox)
             if target is not None:
                 yield from _each("target", lambda: self._target(league, target))
+
+    def _cache(self) -> Iterable[Finding]:
+        Known.open(self._home / KNOWN).close()
+        return ()
 
     def _certificate(self) -> Iterator[Finding]:
         now, shown = int(self._clock()), self._identity.certificate

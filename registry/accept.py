@@ -80,7 +80,7 @@ def examine(
     try:
         verified = trust.record(envelope, owner.record, now=now)
     except HanseError as error:
-        return Outcome(digest, Code.REFUSED, str(error))
+        return Outcome(digest, _refusal(envelope, now), str(error))
     record = verified.record
     if verified.signed_by != owner.record.current_key.key_id:
         return Outcome(
@@ -144,4 +144,14 @@ def decide_organization(
     try:
         return trust.organization(candidate.envelope, pinned=pinned, now=now)
     except HanseError as error:
-        return Outcome(digest, Code.REFUSED, str(error))
+        return Outcome(digest, _refusal(candidate.envelope, now), str(error))
+
+
+def _refusal(envelope: Envelope, now: int) -> Code:
+    """What is dated in the future will be right one day: a clock that was wrong costs nobody an object."""
+    try:
+        decode = wire.decode_record if envelope.payload_type == PayloadType.RECORD else wire.decode_organization
+        issued_at = decode(envelope.payload).issued_at
+    except HanseError:
+        return Code.REFUSED
+    return Code.TRY_AGAIN if issued_at > now + limits.CLOCK_SKEW else Code.REFUSED

@@ -119,7 +119,7 @@ class Peer:
         self.prefix = prefix
         self._identity = identity
         self._find = find
-        self._version = 0
+        self._version = self._valid_from = 0
         self._channels: list[tuple[str, grpc.Channel]] = []
         self._watch = _StallWatch()
         self._lock = threading.Lock()
@@ -208,12 +208,14 @@ class Peer:
             channel.close()
         self._version = owner.record.version
         self._channels = []
+        self._valid_from = 0
         for node in owner.record.nodes:
             if node.address is None:
                 continue
             try:
                 roots = tls.to_pem(node.tls_certificate)
-            except ValueError:
+                self._valid_from = max(self._valid_from, tls.read_certificate(node.tls_certificate).not_before)
+            except (ValueError, InvalidInput):
                 raise WrongContent(f"the record of {self.prefix} names a certificate that is none") from None
             channel = dial(
                 node.address,
@@ -238,13 +240,23 @@ class Peer:
             stream: Stream[T] = Stream(call, self._watch, f"the node of {self.prefix} at {address}", self.prefix)
             try:
                 stream.wait()
-            except (Unreachable, VerificationFailed) as error:
+            except (Unreachable, VerificationFailed) as failed:
+                error = self._early() or failed if isinstance(failed, VerificationFailed) else failed
                 # Somebody else at one address outweighs nobody at the next.
                 failure = failure if isinstance(failure, VerificationFailed) else error
                 continue
             return stream
         assert failure is not None  # noqa: S101 - there is at least one channel
         raise failure
+
+    def _early(self) -> Unreachable | None:
+        """gRPC says no more than that a certificate does not verify; by the system's clock this one cannot."""
+        if self._valid_from <= time.time():
+            return None
+        return Unreachable(
+            f"by this machine's clock, the certificate of the node of {self.prefix} is not valid yet: is the clock "
+            "right? `hanse doctor` compares it with the registry's"
+        )
 
 
 def _failure(error: grpc.RpcError, whom: str, prefix: Prefix) -> HanseError:

@@ -16,6 +16,8 @@ from node.storage.database import Connection, Database
 ORGANIZATION = "organization"
 """The key of the organization's own record. No object has it: a key has a slash."""
 
+_FAR = 300  # seconds: nobody puts a trial off for so long, so the clock was ahead when it was put off
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -34,7 +36,7 @@ class Waiting:
 _COLUMNS = "seq, key, envelope, attempts, last_error, created_at, next_try_at, refused"
 _HEADS = """
     SELECT {columns} FROM outbox AS head
-    WHERE refused = 0 AND next_try_at <= ?
+    WHERE refused = 0 AND (next_try_at <= ? OR next_try_at > ?)
       AND NOT EXISTS (SELECT 1 FROM outbox AS before WHERE before.key = head.key AND before.seq < head.seq)
       AND (key = ? OR NOT EXISTS (SELECT 1 FROM outbox WHERE key = ?))
     ORDER BY seq LIMIT ?
@@ -50,9 +52,10 @@ class Outbox:
 
     def pending(self, limit: int = 1000) -> list[Waiting]:
         """What may be sent now: at most one row of each key, oldest first."""
+        now = int(self._clock())
         with self._database.reading() as connection:
             rows = connection.execute(
-                _HEADS.format(columns=_COLUMNS), (int(self._clock()), ORGANIZATION, ORGANIZATION, limit)
+                _HEADS.format(columns=_COLUMNS), (now, now + _FAR, ORGANIZATION, ORGANIZATION, limit)
             ).fetchall()
         return [_waiting(row) for row in rows]
 
@@ -106,6 +109,49 @@ class Outbox:
         """Replaces what waits by what ``sign`` makes of it, after a key rotation. Payloads stay as they are."""
         with self._database.writing() as connection:
             resign(connection, sign)
+
+    def remake(self, after: int, now: int, make: Callable[[Envelope, dict[bytes, bytes]], Envelope | None]) -> int:
+        """Replaces statements that nobody else has, here and in the catalog, by what ``make`` gives for each.
+
+        It is asked in the order in which they were made, with the digests that were replaced so far, and gives None
+        for what stays. Nothing is done where none is from after ``after``. Returns how many changed.
+        """
+        with self._database.writing() as connection:
+            late = connection.execute(
+                "SELECT EXISTS (SELECT 1 FROM outbox WHERE created_at > ?1) OR EXISTS (SELECT 1 FROM version "
+                "JOIN object ON object.key = version.object WHERE object.unlisted AND version.created_at > ?1)",
+                (after,),
+            ).fetchone()[0]
+            return _remake(connection, now, make) if late else 0
+
+
+def _remake(connection: Connection, now: int, make: Callable[[Envelope, dict[bytes, bytes]], Envelope | None]) -> int:
+    replaced: dict[bytes, bytes] = {}
+    waiting = connection.execute("SELECT seq, key, envelope FROM outbox ORDER BY seq").fetchall()
+    unlisted = connection.execute(
+        "SELECT NULL, version.object, version.record FROM version JOIN object ON object.key = version.object "
+        "WHERE object.unlisted ORDER BY version.id"
+    ).fetchall()
+    for seq, key, data in (*waiting, *unlisted):
+        before = wire.decode_envelope(data)
+        after = make(before, replaced)
+        if after is None:
+            continue
+        replaced[before.digest] = after.digest
+        encoded = wire.encode_envelope(after)
+        connection.execute(
+            "UPDATE outbox SET envelope = ?, created_at = min(created_at, ?), next_try_at = 0, refused = 0 "
+            "WHERE seq = ?",
+            (encoded, now, seq),
+        )
+        if key == ORGANIZATION:
+            connection.execute("UPDATE organization SET envelope = ? WHERE envelope = ?", (encoded, data))
+        else:
+            connection.execute(
+                "UPDATE version SET record = ?, created_at = min(created_at, ?) WHERE object = ? AND record = ?",
+                (encoded, now, key, data),
+            )
+    return len(replaced)
 
 
 def resign(connection: Connection, sign: Callable[[Envelope], Envelope]) -> None:

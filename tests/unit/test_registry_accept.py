@@ -69,7 +69,6 @@ def test_given_a_tombstone_then_nothing_of_it_is_indexed():
         (signed(key=OLD), "signed with a previous key"),
         (signed(replace(RECORD, id=Identifier.parse("86.south/x1"))), "86.north cannot sign for 86.south/x1"),
         (signed(replace(RECORD, id=Identifier.parse("86.north.sub/x1"))), "cannot sign for"),
-        (signed(replace(RECORD, issued_at=NOW + 500)), "dated in the future"),
         (signed(kind=PayloadType.MANIFEST), "only object records"),
         (signed(kind=PayloadType.PASS), "only object records"),
         (Envelope(PayloadType.RECORD, b"\xff", ()), "does not parse"),
@@ -89,6 +88,13 @@ def test_refused(envelope, said):
     assert found.code is Code.REFUSED
     assert said in found.message
     assert found.digest == envelope.digest
+
+
+def test_what_is_dated_in_the_future_is_worth_trying_again():
+    found = examine(signed(replace(RECORD, issued_at=NOW + 500)), NORTH, OWNER, NOW)
+    assert isinstance(found, Outcome)
+    assert found.code is Code.TRY_AGAIN
+    assert "dated in the future" in found.message
 
 
 def candidate(version=1, previous=b""):
