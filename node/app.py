@@ -24,7 +24,7 @@ import structlog
 
 from hanse import limits, wire
 from hanse.client import renewal
-from hanse.client.identity import IDENTITY_KEY, MARKER, MEMBER_CERTIFICATE, PREVIOUS_KEY, Identity
+from hanse.client.identity import IDENTITY_KEY, MARKER, MEMBER_CERTIFICATE, PREVIOUS_KEY, REMEDY, Identity
 from hanse.client.league import League
 from hanse.client.resolve import Resolver
 from hanse.client.storage import known
@@ -49,7 +49,6 @@ from node.storage.audit import AuditStorage
 from node.storage.catalog import CatalogStorage
 from node.streams import Streams, Watchdog
 
-REMEDY = "`hanse join INVITATION` sets it up; --home or HANSE_HOME names another folder"
 HOLDER = "hanse serve"
 _SPARE_THREADS = 64  # for refusals and health checks while all streams are taken
 _RENEWAL_RETRY_SECONDS = 60.0
@@ -272,6 +271,8 @@ class _Upkeep:
                 reachable = age is not None and age <= 3 * limits.MEMBERSHIP_REFRESH
                 if reachable != self._was_reachable:
                     log.warning("registry.back" if reachable else "registry.away", membership_age=age)
+                    if reachable:
+                        daemon.publisher.hurry()
                 self._was_reachable = reachable
             self.first.set()
         if now >= self._renewal_at and renewal.is_due(daemon.identity, int(daemon._clock())):

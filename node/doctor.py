@@ -42,7 +42,6 @@ from hanse.model.organization import Member, Membership, OrganizationRecord
 from hanse.rpc import tls
 from hanse.rpc.channel import unverified_certificate
 from node.catalog import CATALOG, Catalog
-from node.status import daemon_process
 from node.storage.catalog import CatalogStorage
 
 PROBE_TIMEOUT = 5.0  # seconds: a person waits for it
@@ -335,7 +334,7 @@ class _Examination:
         failed = next((each.last_error for each in waiting if each.last_error), "")
         if not waiting:
             yield _ok("outbox", "nothing waits to be published")
-        elif daemon_process(self._home) is None:
+        elif self._home.holder() is None:
             yield _warn("outbox", f"{len(waiting)} to publish, and the node is not running", "run `hanse serve`")
         elif failed:
             yield _warn("outbox", f"{len(waiting)} to publish: {failed}", "`hanse status` shows each")

@@ -18,14 +18,12 @@ from dataclasses import replace
 
 from hanse import limits, wire
 from hanse.client.identity import IDENTITY_KEY, PREVIOUS_KEY, Identity, passphrase
-from hanse.client.league import League
 from hanse.errors import Conflict, HanseError, HomeUnusable
 from hanse.files import storage_errors, sync_folder
 from hanse.home import Home
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.organization import IdentityKey, OrganizationRecord
 from hanse.signing import SigningKey, sign
-from node.publish import Publisher
 from node.storage.catalog import CatalogStorage
 from node.storage.outbox import ORGANIZATION
 
@@ -38,6 +36,10 @@ def rotate(identity: Identity, storage: CatalogStorage, clock: Callable[[], floa
     If it does not, the daemon goes on trying: ``previous_key`` of what is returned says that it has yet to be done.
     Raises Conflict, HomeUnusable, NoSpace, StorageFailed.
     """
+    # Only here: every command that opens the home imports this module, and few of them need gRPC.
+    from hanse.client.league import League
+    from node.publish import Publisher
+
     after = change_key(identity, storage, clock)
     # A daemon that runs publishes it as well; twice does no harm.
     with League(after, clock) as league, contextlib.suppress(HanseError):

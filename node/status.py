@@ -6,15 +6,13 @@ What it is not: a diagnosis. ``hanse doctor`` says why something does not work a
 """
 
 import contextlib
-import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hanse import limits, wire
-from hanse.client.identity import MARKER, Identity
+from hanse.client.identity import MARKER, REMEDY, Identity
 from hanse.client.league import League
 from hanse.client.resolve import Resolver
 from hanse.client.storage import known
@@ -26,8 +24,6 @@ from hanse.model.identifier import Prefix
 from hanse.model.keys import KeyId
 from node.catalog import CATALOG
 from node.storage.catalog import CatalogStorage
-
-REMEDY = "`hanse join INVITATION` sets it up; --home or HANSE_HOME names another folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +108,7 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
             suspended=None if member is None else member.suspended_at is not None,
             certificate_until=identity.certificate.not_after,
             address=next((node.address for node in record.nodes if node.address), None) if record else None,
-            daemon=daemon_process(home),
+            daemon=home.holder(),
             objects=sum(not each.withdrawn for each in objects),
             withdrawn=sum(each.withdrawn for each in objects),
             outbox=_outbox(storage),
@@ -128,17 +124,3 @@ def _outbox(storage: CatalogStorage) -> OutboxStatus:
         next((row.last_error for row in waiting if row.last_error), ""),
         tuple(Refused(row.key, row.last_error) for row in rows if row.refused),
     )
-
-
-def daemon_process(home: Home) -> int | None:
-    """The process id of the daemon in this home. For what is said, not for what is done: the lock decides that."""
-    try:
-        told = re.match(r"hanse serve \(process (\d+)\)", (home / "lock").read_text(errors="replace"))
-        process = int(told[1]) if told else None
-        if process is not None:
-            os.kill(process, 0)
-    except (FileNotFoundError, ProcessLookupError, OverflowError):
-        return None
-    except PermissionError:
-        return process  # it lives, and is another user's
-    return process

@@ -24,6 +24,7 @@ from hanse.rpc import tls
 from hanse.signing import SigningKey, sign
 
 MARKER = "league.json"
+REMEDY = "`hanse join INVITATION` sets it up; --home or HANSE_HOME names another folder"
 IDENTITY_KEY = "keys/identity.pem"
 PREVIOUS_KEY = "keys/identity.previous.pem"
 TLS_KEY = "keys/tls.pem"

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 def home_of(session: Session) -> "Home":
     """Raises HomeUnusable when nobody joined with it."""
-    from hanse.client.identity import MARKER
+    from hanse.client.identity import MARKER, REMEDY
     from hanse.home import Home
-    from node.status import REMEDY
 
     return Home.open(session.folder, MARKER, REMEDY)
 
@@ -91,9 +90,7 @@ def own_suffix(prefix: "Prefix", text: str) -> str:
 
 def daemon_runs(session: Session) -> bool:
     """Whether `hanse serve` seems to work in this home: for what is said, not for what is done."""
-    from node.status import daemon_process
-
-    return daemon_process(home_of(session)) is not None
+    return home_of(session).holder() is not None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,250 @@
+"""What tests break things with: chance that can be repeated, small disks, wrong clocks, and eyes on what is written.
+
+    instants = chance("kills")             # prints its seed; HANSE_SEED repeats a run
+    with small_disk(folder, 64 * MIB) as disk:
+        disk.fill(); ...; disk.free()
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from hanse.client.partial import partial_path
+from tests.processes import Node, Process
+
+MIB = 1024 * 1024
+CHUNK = MIB
+_PIECE = 4 * MIB
+
+
+def chance(name: str) -> random.Random:
+    """Random instants; pytest shows the seed of a test that fails."""
+    seed = os.environ.get("HANSE_SEED") or str(random.SystemRandom().randrange(1 << 32))
+    print(f"HANSE_SEED={seed} repeats {name}")
+    return random.Random(f"{seed} {name}")
+
+
+def write_content(path: Path, size: int) -> Path:
+    """No two chunks of it are equal; and it costs little to make."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    piece = bytearray(os.urandom(min(size, _PIECE)))
+    with path.open("wb") as file:
+        for start in range(0, size, _PIECE):
+            for chunk in range(0, len(piece), CHUNK):
+                piece[chunk : chunk + 8] = (start + chunk).to_bytes(8, "big")
+            file.write(piece[: size - start])
+    return path
+
+
+def write_folder(path: Path, files: int, size: int) -> Path:
+    """Many small files in a few folders, each with its own content."""
+    random_bytes = os.urandom(size)
+    for number in range(files):
+        if number % 500 == 0:
+            folder = path / f"part-{number // 500}"
+            folder.mkdir(parents=True)
+        (folder / f"{number}.bin").write_bytes(number.to_bytes(8, "big") + random_bytes[8:])
+    return path
+
+
+def equal_files(one: Path, other: Path) -> bool:
+    """Byte by byte."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while True:
+            piece = first.read(_PIECE)
+            if piece != second.read(_PIECE):
+                return False
+            if not piece:
+                return True
+
+
+def equal_folders(one: Path, other: Path) -> bool:
+    """The same files, with the same bytes."""
+    names = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+    if names != {path.relative_to(other) for path in other.rglob("*") if path.is_file()}:
+        return False
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def journaled(target: Path) -> tuple[int, int]:
+    """(chunks, elements) that the journal of an interrupted fetch to ``target`` says are there."""
+    try:
+        lines = (partial_path(target) / "journal").read_bytes()[32:]
+    except FileNotFoundError:
+        return 0, 0
+    chunks = elements = 0
+    for at in range(0, len(lines) - 31, 32):
+        _, count, _, length = (int.from_bytes(lines[at + 8 * n : at + 8 * n + 8], "little") for n in range(4))
+        elements += count
+        chunks += 0 if count else length
+    return chunks, elements
+
+
+def served(node: Node, suffix: str, peer: str) -> int:
+    """Bytes of Fetch streams that the node says went out: those that ended are counted whole."""
+    rows = node.lines("audit", "--object", suffix, "--peer", peer, "--limit", 100_000)
+    return sum(row["bytes"] for row in rows if row["operation"] == "fetch")
+
+
+class Eye:
+    """Looks at a path without a pause: what is there must be whole from the first moment on."""
+
+    def __init__(self, path: Path, is_whole: Any) -> None:
+        self.path, self._is_whole = path, is_whole
+        self.partly = False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._done.wait(0.001):
+            if os.path.lexists(self.path) and not self._is_whole(self.path):
+                self.partly = True
+                return
+
+    def __enter__(self) -> "Eye":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+class Slowed:
+    """A process that gets a part of the time only: a slow machine, or a slow line behind it."""
+
+    def __init__(self, process: Process, share: float, period: float = 0.1) -> None:
+        self._process, self._on, self._off = process, share * period, (1 - share) * period
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._pulse, daemon=True)
+
+    def _pulse(self) -> None:
+        while self._process.running and not self._done.wait(self._on):
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send(signal.SIGSTOP)
+                self._done.wait(self._off)
+                self._process.send(signal.SIGCONT)
+
+    def __enter__(self) -> "Slowed":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+class Disk:
+    """A file system of its own, which can be filled to the last byte."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / ".ballast"
+
+    @property
+    def room(self) -> int:
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize
+
+    def fill(self, leave: int = 0) -> None:
+        """Leaves at most so many bytes."""
+        with self._ballast.open("ab") as file:
+            part = 1
+            while (room := self.room) > leave:
+                try:
+                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, max(1, (room - leave) // part))
+                except OSError:  # somebody else took some of it at the same time
+                    part *= 2
+                    if part > 2 * room:
+                        break
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: int, *more: str) -> Iterator[Disk]:
+    """Needs the right to mount. In CI its absence fails; elsewhere the test is skipped, and says why."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", ",".join((f"size={size}", "mode=0700", *more)), "hanse-test", folder],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        missing(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=False, capture_output=True)
+
+
+def missing(what: str) -> None:
+    """What a test needs is not here: that is a failure in CI, where all of it must be."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+_FAKETIME = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib")
+
+
+def wrong_clock(days: float) -> dict[str, str]:
+    """The environment of a process whose wall clock is so many days off; what measures durations is right."""
+    for folder in _FAKETIME:
+        library = Path(folder, "faketime", "libfaketimeMT.so.1")
+        if library.exists():
+            return {
+                "LD_PRELOAD": str(library),
+                "FAKETIME": f"{days:+g}d",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+                "FAKETIME_NO_CACHE": "0",
+            }
+    missing("clocks cannot be set wrong here: install Debian's package libfaketime")
+    raise AssertionError
+
+
+def memory_mb(pid: int) -> float:
+    """Resident, in MB."""
+    return float(psutil.Process(pid).memory_info().rss) / 1e6
+
+
+def set_schema(database: Path, version: int) -> int:
+    """Returns what it was."""
+    connection = sqlite3.connect(database)
+    try:
+        before = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.commit()
+    finally:
+        connection.close()
+    return before
+
+
+class Program(Process):
+    """A Python program of the test's own, as a process like the others: started in the repository, logged, killed."""
+
+    def __init__(self, name: str, logs: Path, source: str, *arguments: object, **env: str) -> None:
+        super().__init__(name, logs, "unused", **env)
+        self._argv = (sys.executable, "-c", source, *map(str, arguments))
+
+
+def told(process: Process) -> list[Any]:
+    """The JSON lines that a program has written whole so far."""
+    return [json.loads(line) for line in re.findall(r"^(\{.*\})\n", process.stdout, re.MULTILINE)]
+
+
