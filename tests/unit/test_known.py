@@ -171,7 +171,7 @@ def test_a_newer_schema_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "known.db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(HomeUnusable, match="newer version of this program: upgrade it"):
+    with pytest.raises(HomeUnusable, match="written by a newer hanse"):
         Known.open(tmp_path / "known.db")
 
 
