@@ -43,6 +43,11 @@ class Publisher:
         self._storage, self._league, self._identity = storage, league, identity
         self._organization_acknowledged = organization_acknowledged
         self._clock = clock
+        self._soon = threading.Event()
+
+    def hurry(self) -> None:
+        """There is a reason to think that it will succeed now: waits for nothing. From any thread."""
+        self._soon.set()
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop. After a failure it waits 1 to 60 s, less if there is something new to send."""
@@ -51,10 +56,11 @@ class Publisher:
             try:
                 waiting = self._storage.outbox.pending(limits.BATCH)
                 newest = max((each.seq for each in waiting), default=0)
-                is_early = time.monotonic() < wait_until
+                is_early = time.monotonic() < wait_until and not self._soon.is_set()
                 if not waiting or (is_early and newest <= newest_tried):
                     continue
                 newest_tried = newest
+                self._soon.clear()
                 sent = self._send(waiting)
                 while sent and not stop.is_set() and (waiting := self._storage.outbox.pending(limits.BATCH)):
                     sent = self._send(waiting)
