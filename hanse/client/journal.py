@@ -12,6 +12,7 @@ from hanse.files import storage_errors
 
 _LINE = struct.Struct("<QQQQ")  # element, elements, first chunk, chunks: as a Span
 _HEAD_BYTES = 32
+_LINE_MOST = 1 << 16  # chunks or elements of one line: more than one stream is asked for at once
 
 
 class Journal:
@@ -69,6 +70,8 @@ def _parse(lines: bytes) -> tuple[set[int], dict[int, set[int]]]:
     elements: set[int] = set()
     chunks: dict[int, set[int]] = {}
     for element, count, first, length in _LINE.iter_unpack(lines):
+        if max(count, length) > _LINE_MOST:
+            continue  # damaged: what it may have meant is fetched again
         if count:
             elements.update(range(element, element + count))
         else:

@@ -22,6 +22,15 @@ from hanse.errors import HomeUnusable, InvalidInput
 from hanse.model.identifier import Prefix
 
 _DECADE = 3650 * limits.DAY
+# What cryptography raises, at once or at the first look, for bytes that are no certificate that we could use.
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class TlsKey:
@@ -177,7 +186,7 @@ def read_certificate(der: bytes) -> Certificate:
     """Raises InvalidInput."""
     try:
         return _read(x509.load_der_x509_certificate(der))
-    except ValueError:
+    except _UNREADABLE:
         raise InvalidInput("this is not a certificate") from None
 
 
@@ -186,22 +195,25 @@ def read_pem_certificate(pem: bytes) -> Certificate:
     """Of a peer, as gRPC shows it on every call: hence the cache. Raises InvalidInput."""
     try:
         return _read(x509.load_pem_x509_certificate(pem))
-    except ValueError:
+    except _UNREADABLE:
         raise InvalidInput("this is not a certificate") from None
 
 
 def to_pem(*certificates: bytes) -> bytes:
-    """For gRPC, which wants PEM."""
-    return b"".join(
-        x509.load_der_x509_certificate(each).public_bytes(serialization.Encoding.PEM) for each in certificates
-    )
+    """For gRPC, which wants PEM. Raises InvalidInput."""
+    try:
+        return b"".join(
+            x509.load_der_x509_certificate(each).public_bytes(serialization.Encoding.PEM) for each in certificates
+        )
+    except _UNREADABLE:
+        raise InvalidInput("this is not a certificate") from None
 
 
 def from_pem(pem: bytes) -> bytes:
     """Raises InvalidInput."""
     try:
         return x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER)
-    except ValueError:
+    except _UNREADABLE:
         raise InvalidInput("this is not a certificate") from None
 
 
@@ -209,7 +221,7 @@ def _load_request(request: bytes) -> x509.CertificateSigningRequest:
     try:
         loaded = x509.load_der_x509_csr(request)
         valid = loaded.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+    except (*_UNREADABLE, InvalidSignature):
         valid = False
     if not valid:
         raise InvalidInput("this is not a certificate request, or it does not prove its key")
@@ -226,7 +238,7 @@ def _read(certificate: x509.Certificate) -> Certificate:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *_UNREADABLE):
         uris = []
     return Certificate(
         uris[0] if len(uris) == 1 else "",

@@ -177,3 +177,29 @@ def test_a_record_that_no_client_could_accept_is_not_stored(north: Member) -> No
     )
     assert [each.code for each in outcomes] == [REFUSED] * 4
     assert all(each.message for each in outcomes)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda der: der.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("008648ce3d030107")),
+        lambda der: der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020107"), 1),
+        lambda der: b"",
+        lambda der: der[:-1],
+    ],
+    ids=["a curve that nobody knows", "a version that nobody knows", "empty", "cut"],
+)
+def test_a_certificate_that_cannot_be_read_sinks_nobody_elses_records(
+    registry: Registry, south: Member, spoil: Any
+) -> None:
+    from dataclasses import replace
+
+    name = f"86.spoiler{abs(hash(spoil))}"
+    spoiler = registry.join(name)
+    nodes = (replace(spoiler.organization.nodes[0], tls_certificate=spoil(spoiler.node_certificate)),)
+    record = replace(spoiler.organization, version=2, previous=spoiler.organization_envelope.digest, nodes=nodes)
+    poison = sign(PayloadType.ORGANIZATION, wire.encode_organization(record), spoiler.key)
+    outcomes = spoiler.publish(spoiler.record("before"), poison, spoiler.record("after"))
+    assert [each.code for each in outcomes] == [ACCEPTED, REFUSED, ACCEPTED]
+    assert "certificate" in outcomes[1].message
+    assert [each.code for each in south.publish(south.record(f"beside-{name}"))] == [ACCEPTED]
