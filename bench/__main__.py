@@ -53,7 +53,7 @@ def main() -> int:
     scale = SHORT if arguments.short else LONG
     names = [name for name in FAMILIES if not arguments.names or name in arguments.names]
     within = Path(tempfile.mkdtemp(prefix="hanse-bench-", dir=arguments.folder))
-    began = time.monotonic()
+    began, machine = time.monotonic(), Machine()
     try:
         rows = [row for name in names for row in measure(name, scale, within)]
     finally:
@@ -61,7 +61,7 @@ def main() -> int:
     words = ["python -m bench", *(["--short"] if arguments.short else []), *arguments.names]
     table = (
         f"Printed by `{' '.join(words)}` ({scale.name} form) in {(time.monotonic() - began) / 60:.0f} minutes.\n"
-        f"{Machine()}\n\n"
+        f"{machine}\n\n"
         "Runs were made in turns (A B A B …). Medians, in parentheses the extremes; a ratio is that of the medians,\n"
         "in parentheses the smallest and the largest of a pair.\n\n"
         f"{markdown(rows)}"

@@ -136,12 +136,14 @@ class Machine:
     """Facts without which the figures mean little."""
 
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    load: float = field(default_factory=lambda: os.getloadavg()[1])
 
     def __str__(self) -> str:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
         now = datetime.datetime.now(datetime.UTC)
         return (
-            f"{now:%Y-%m-%d %H:%M} UTC · {_processor()}, {self.cores} cores, {memory:.0f} GB · "
+            f"{now:%Y-%m-%d %H:%M} UTC · {_processor()}, {self.cores} cores, {memory:.0f} GB, "
+            f"load of the five minutes before {self.load:.1f} · "
             f"Linux {platform.release().split('-')[0]} · Python {platform.python_version()} · "
             f"grpcio {_version('grpcio')}"
         )
