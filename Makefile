@@ -11,7 +11,7 @@ demo: $(VENV)/core.stamp  ## a league of three on this machine, from invitation 
 	@$(BIN)/hanse demo
 
 test: $(VENV)/dev.stamp  ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.stamp  ## style, types, walls, and stubs that match the agreement
 	$(BIN)/ruff format --check .
