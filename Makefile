@@ -18,6 +18,7 @@ lint: $(VENV)/dev.stamp  ## style, types, walls, and stubs that match the agreem
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/buf lint proto
 	PATH="$(BIN):$$PATH" $(BIN)/python tests/docs/regenerate_stubs.py --check
 
 bench: $(VENV)/bench.stamp  ## every figure in a short form, under ten minutes
