@@ -88,7 +88,10 @@ class Metrics:
         yield family
         yield CounterMetricFamily("hanse_served_bytes", "Bytes of objects sent to peers.", value=served)
         for name, (text, read) in self.gauges.items():
-            value = read()
+            try:
+                value = read()
+            except HanseError:
+                continue  # a disk that fails: the others are worth knowing all the more
             if value is not None:
                 yield GaugeMetricFamily(name, text, value=value)
 
