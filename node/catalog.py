@@ -226,9 +226,10 @@ class Catalog:
 
     def list(self) -> builtins.list[Entry]:
         """All objects, the withdrawn ones too, by identifier."""
-        waiting = self.outbox.keys()
+        objects = self._storage.objects()
+        waiting = self.outbox.keys()  # after the objects: one that is added meanwhile is not taken for published
         entries = []
-        for wrapped in self._storage.objects():
+        for wrapped in objects:
             version = self._storage.version(wrapped.id, wrapped.current_version)
             if version is None:
                 raise StorageFailed(

@@ -3,13 +3,15 @@
 A drift names paths: it is for the owner. Nothing is changed here; ``remedy`` says what would put it right.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from hanse import merkle, trust, wire
+from hanse import limits, merkle, trust, wire
 from hanse.errors import HanseError, Unreachable, VerificationFailed
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier
+from hanse.model.resolution import Resolution
 from node.progress import Meter, Report
 from node.reuse import Known, Promised, pair
 from node.sources.fingerprint import Fingerprint
@@ -23,6 +25,21 @@ Newest = Callable[[Identifier], Envelope | None]
 
 _REFRESH = "`hanse refresh` makes a new version"
 _RESTORE = "restore catalog.db from your backup, or `hanse refresh`"
+
+
+class Shown:
+    """A Newest that asks for many at a time: ``ids`` are those that will be asked for, in that order."""
+
+    def __init__(self, resolve: Callable[[list[Identifier]], list[Resolution]], ids: Iterable[Identifier]) -> None:
+        self._resolve = resolve
+        self._ahead = iter(ids)
+        self._found: dict[Identifier, Envelope | None] = {}
+
+    def __call__(self, id: Identifier) -> Envelope | None:
+        while id not in self._found:
+            batch = list(itertools.islice(self._ahead, limits.BATCH)) or [id]
+            self._found = {each: found.record for each, found in zip(batch, self._resolve(batch), strict=True)}
+        return self._found[id]
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,16 +259,18 @@ def check(context: click.Context, session: Session, deep: bool) -> None:
     from hanse.errors import Unreachable
     from hanse.model.envelope import Envelope
     from hanse.model.identifier import Identifier
+    from node.checking import Shown
     from node.cli.home import catalog_of, league_of
     from node.cli.progress import counting
 
     unreachable: list[Unreachable] = []
     session.after_interrupt = "Stopped. Nothing was changed."
     with catalog_of(session) as catalog, league_of(session) as league, counting("checking") as progress:
+        shown = Shown(league.resolve, [each.id for each in catalog.list() if not each.unlisted])
 
         def newest(id: Identifier) -> Envelope | None:
             try:
-                return league.resolve([id])[0].record
+                return shown(id)
             except Unreachable as error:
                 unreachable.append(error)
                 raise

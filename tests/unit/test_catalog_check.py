@@ -11,8 +11,9 @@ from hanse import limits, wire
 from hanse.errors import BadSignature, Unreachable
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier
+from hanse.model.resolution import Resolution, ResolutionState
 from hanse.signing import sign
-from node.checking import Drift
+from node.checking import Drift, Shown
 from tests.wrapping import Owner, Shelf, later, next_tick
 
 
@@ -186,3 +187,18 @@ def test_unlisted_objects_are_not_asked_for_and_withdrawn_ones_are(tmp_path: Pat
         drifts = list(shelf.catalog.check(newest=newest))
         assert asked == ["86.north/gone"]
         assert [drift.what for drift in drifts] == ["is not published yet"]
+
+
+def test_the_registry_is_asked_for_many_at_a_time() -> None:
+    ids = [Identifier.parse(f"86.north/{number}") for number in range(2500)]
+    asked: list[int] = []
+
+    def resolve(batch: list[Identifier]) -> list[Resolution]:
+        asked.append(len(batch))
+        return [Resolution(ResolutionState.UNKNOWN) for _ in batch]
+
+    shown = Shown(resolve, ids)
+    assert [shown(each) for each in ids] == [None] * 2500
+    assert asked == [1000, 1000, 500]
+    assert shown(Identifier.parse("86.north/added-meanwhile")) is None
+    assert asked[-1] == 1
