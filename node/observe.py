@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from hanse.errors import Conflict, HomeUnusable
+from hanse.errors import Conflict, HanseError, HomeUnusable
 from hanse.model.address import Address
 
 
