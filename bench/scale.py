@@ -8,7 +8,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Scale:
-    """Counts and bytes; ``runs`` of each variant."""
+    """Counts and bytes; ``runs`` of each variant, ``large_runs`` of what takes long."""
 
     name: str
     runs: int
@@ -24,6 +24,7 @@ class Scale:
     add_files: int = 100_000
     add_file_bytes: int = 4 * 1024
     served_bytes: int = 10 * GIB
+    large_runs: int = 5
 
 
 LONG = Scale("long", runs=7)
@@ -35,7 +36,7 @@ SHORT = Scale(
     records=(1_000, 100_000),
     latency_calls=300,
     published=10_000,
-    add_bytes=GIB,
     add_files=20_000,
     served_bytes=2 * GIB,
+    large_runs=3,
 )

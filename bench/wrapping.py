@@ -31,7 +31,7 @@ def large(scale: Scale, folder: Path, node: ours.Node) -> Row:
 
     try:
         variants = {"hanse add": add, "openssl dgst": lambda: peers.sha256(source)}
-        runs = in_turns(scale.runs, variants, lambda: disk.warm(source))
+        runs = in_turns(scale.large_runs, variants, lambda: disk.warm(source))
     except peers.Missing as missing:
         return Row(what, against, target, missing=str(missing))
     finally:
