@@ -88,9 +88,11 @@ class Writer:
 
         An outcome among them stands for one that is no envelope.
         """
-        batch = _Batch(sender, self._pool.submit(self._examine, sender, envelopes), Future())
-        self._waiting.put(batch)
-        return batch.answer
+        answer: Future[list[Outcome]] = Future()
+        # It cannot be cancelled: whoever waits for it may be gone, and the others of its group must have theirs.
+        answer.set_running_or_notify_cancel()
+        self._waiting.put(_Batch(sender, self._pool.submit(self._examine, sender, envelopes), answer))
+        return answer
 
     def close(self) -> None:
         """Stores what was submitted, then ends."""

@@ -1,7 +1,9 @@
 """The registry over real sockets: what each call answers, and to whom."""
 
 import socket
+import sqlite3
 import threading
+import time
 
 import grpc
 import pytest
@@ -355,6 +357,23 @@ def test_given_a_failure_inside_then_the_caller_gets_a_reference_and_nothing_els
     assert told.value.code() == grpc.StatusCode.INTERNAL
     assert "private" not in (told.value.details() or "")
     assert "finds it in the log as" in (told.value.details() or "")
+
+
+def test_given_a_publisher_that_is_gone_before_its_record_is_stored_then_others_are_answered(registry, north, south):
+    record = north.record("orphan", title="x")
+    message = registry_pb2.PublishRequest(envelopes=[wire.envelope_to_message(record)])
+    lock = sqlite3.connect(registry.folder / "registry.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")  # what was sent cannot be stored for now
+    try:
+        call = north.stub.Publish(iter([message]), metadata=north.metadata, timeout=20)
+        time.sleep(0.5)
+        call.cancel()
+        time.sleep(0.2)
+    finally:
+        lock.execute("ROLLBACK")
+        lock.close()
+    assert codes(south.publish(south.record("after-an-orphan", title="y"))) == [ACCEPTED]
+    assert codes(north.publish(record)) == [ACCEPTED]
 
 
 def test_given_a_full_disk_then_publish_says_try_again_and_resolve_goes_on(north, monkeypatch):
