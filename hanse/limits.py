@@ -40,6 +40,7 @@ MIN_STREAM_MESSAGE_BYTES: Final = 64 * KIB
 # Time, in seconds.
 CLOCK_SKEW: Final = 120  # how wrong an honest clock may be
 CALL_TIMEOUT: Final = 20  # a small call
+PUBLISH_TIMEOUT: Final = 300  # a stream of publishes; what is not acknowledged by then is sent again
 STREAM_TIMEOUT: Final = 24 * HOUR  # a long transfer; it is resumed after that
 STREAM_STALL: Final = 60  # without a byte: the other side is gone
 PASS_LIFE: Final = 600  # what a stolen pass is good for

@@ -113,7 +113,9 @@ class League:
             registry_pb2.PublishRequest(envelopes=[wire.envelope_to_message(each) for each in batch])
             for batch in _batches(envelopes)
         )
-        for response in self._stream(lambda stub, with_pass: stub.Publish(requests, **with_pass)):
+        for response in self._stream(
+            lambda stub, with_pass: stub.Publish(requests, **with_pass), limits.PUBLISH_TIMEOUT
+        ):
             with _claims():
                 yield from [wire.outcome_from_message(each) for each in response.outcomes]
 
@@ -152,9 +154,11 @@ class League:
                     break
         raise failure
 
-    def _stream(self, call: Callable[[RegistryStub, dict[str, Any]], Iterable[T]]) -> Iterator[T]:
+    def _stream(
+        self, call: Callable[[RegistryStub, dict[str, Any]], Iterable[T]], timeout: float = limits.STREAM_TIMEOUT
+    ) -> Iterator[T]:
         address = self._addresses[0]
-        stream = call(self._stub(address), self._arguments(limits.STREAM_TIMEOUT))
+        stream = call(self._stub(address), self._arguments(timeout))
         try:
             yield from stream
         except grpc.RpcError as error:
