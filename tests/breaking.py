@@ -1,8 +1,8 @@
 """What tests break things with: chance that can be repeated, small disks, wrong clocks, and eyes on what is written.
 
-    instants = chance("kills")             # prints its seed; HANSE_SEED repeats a run
-    with small_disk(folder, 64 * MIB) as disk:
-        disk.fill(); ...; disk.free()
+instants = chance("kills")             # prints its seed; HANSE_SEED repeats a run
+with small_disk(folder, 64 * MIB) as disk:
+    disk.fill(); ...; disk.free()
 """
 
 import contextlib
@@ -15,7 +15,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import psutil
 import pytest
 
 from hanse.client.partial import partial_path
-from tests.processes import Node, Process
+from tests.processes import ROOT, Node, Process
 
 MIB = 1024 * 1024
 CHUNK = MIB
@@ -104,7 +105,7 @@ def served(node: Node, suffix: str, peer: str) -> int:
 class Eye:
     """Looks at a path without a pause: what is there must be whole from the first moment on."""
 
-    def __init__(self, path: Path, is_whole: Any) -> None:
+    def __init__(self, path: Path, is_whole: Callable[[Path], bool]) -> None:
         self.path, self._is_whole = path, is_whole
         self.partly = False
         self._done = threading.Event()
@@ -126,19 +127,21 @@ class Eye:
 
 
 class Slowed:
-    """A process that gets a part of the time only: a slow machine, or a slow line behind it."""
+    """A process that comes no faster than ``rate`` steps a second: a slow machine, or a slow line behind it."""
 
-    def __init__(self, process: Process, share: float, period: float = 0.1) -> None:
-        self._process, self._on, self._off = process, share * period, (1 - share) * period
+    def __init__(self, process: Process, done: Callable[[], int], rate: float) -> None:
+        self._process, self._steps, self._rate = process, done, rate
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._pulse, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def _pulse(self) -> None:
-        while self._process.running and not self._done.wait(self._on):
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send(signal.SIGSTOP)
-                self._done.wait(self._off)
-                self._process.send(signal.SIGCONT)
+    def _watch(self) -> None:
+        began, stopped = time.monotonic(), False
+        while not self._done.wait(0.002) and self._process.running:
+            ahead = self._steps() > self._rate * (time.monotonic() - began)
+            if ahead != stopped:
+                self._process.send(signal.SIGSTOP if ahead else signal.SIGCONT)
+                stopped = ahead
+        self._process.send(signal.SIGCONT)
 
     def __enter__(self) -> "Slowed":
         self._thread.start()
@@ -203,19 +206,29 @@ def missing(what: str) -> None:
 _FAKETIME = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib")
 
 
-def wrong_clock(days: float) -> dict[str, str]:
-    """The environment of a process whose wall clock is so many days off; what measures durations is right."""
+def wrong_clock(days: float, told_in: Path | None = None) -> dict[str, str]:
+    """The environment of a process whose wall clock is so many days off; what measures durations is right.
+
+    With ``told_in`` it follows what the file says, as ``set_clock`` writes it, after a second at most.
+    """
+    said = {"FAKETIME": f"{days:+g}d"}
+    if told_in is not None:
+        set_clock(told_in, days)
+        said = {"FAKETIME_TIMESTAMP_FILE": str(told_in), "FAKETIME_CACHE_DURATION": "1"}
     for folder in _FAKETIME:
         library = Path(folder, "faketime", "libfaketimeMT.so.1")
         if library.exists():
-            return {
+            return said | {
                 "LD_PRELOAD": str(library),
-                "FAKETIME": f"{days:+g}d",
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_NO_CACHE": "0",
+                "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests/clock"))),
             }
     missing("clocks cannot be set wrong here: install Debian's package libfaketime")
     raise AssertionError
+
+
+def set_clock(told_in: Path, days: float) -> None:
+    told_in.write_text(f"{days:+g}d\n")
 
 
 def memory_mb(pid: int) -> float:
@@ -246,5 +259,3 @@ class Program(Process):
 def told(process: Process) -> list[Any]:
     """The JSON lines that a program has written whole so far."""
     return [json.loads(line) for line in re.findall(r"^(\{.*\})\n", process.stdout, re.MULTILINE)]
-
-
