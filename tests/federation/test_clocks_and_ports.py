@@ -4,6 +4,8 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,11 +175,11 @@ def test_a_registry_whose_clock_is_wrong_stops_nobody_for_good(
 
 
 def test_a_certificate_is_renewed_while_a_stream_runs_and_the_stream_goes_on(tmp_path: Path) -> None:
-    clock = tmp_path / "clock"
+    clock, registrys = tmp_path / "clock", tmp_path / "registrys-clock"
     environment = wrong_clock(0, clock)
     made = League(tmp_path / "league")
     made.registry.process = Process(
-        "registry", made.logs, "registry.cli", "serve", "--home", made.registry.home, **environment
+        "registry", made.logs, "registry.cli", "serve", "--home", made.registry.home, **wrong_clock(0, registrys)
     )
     with made as league:
         north, south = league.join(NORTH, **environment), league.join(SOUTH, serve=False, **environment)
@@ -189,7 +191,9 @@ def test_a_certificate_is_renewed_while_a_stream_runs_and_the_stream_goes_on(tmp
         fetching = south.begin("renewed", "fetch", f"{NORTH}/file", "-o", target)
         with Slowed(fetching, lambda: journaled(target)[0], 8):
             until(lambda: journaled(target)[0] >= 5 or not fetching.running, "some chunks to arrive")
-            set_clock(clock, 5)  # of the seven days that a certificate holds
+            set_clock(registrys, 5)  # of the seven days that a certificate holds
+            time.sleep(2.5)  # until it has seen that: a renewal that fails is tried again after a minute
+            set_clock(clock, 5)
             until(lambda: (north.home / "member.pem").read_bytes() != certificates[0], "the renewal")
             assert fetching.running
             assert journaled(target)[0] < 160
@@ -315,8 +319,6 @@ def _unprivileged(*argv: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", ["serve", "add", "list", "resolve", "status", "rotate-key"])
 def test_a_home_that_is_not_writable_is_named(south: Node, tmp_path: Path, command: str) -> None:
-    import sys
-
     (tmp_path / "small").write_bytes(b"a,b\n")
     rest = {"add": (tmp_path / "small",), "resolve": (f"{NORTH}/file",)}.get(command, ())
     south.home.chmod(0o500)
@@ -344,8 +346,6 @@ def test_homes_on_a_read_only_disk_are_named(league: League, south: Node, tmp_pa
 
 
 def test_joining_into_a_folder_that_is_not_writable_wastes_no_invitation(league: League, tmp_path: Path) -> None:
-    import sys
-
     invitation = league.registry.invite("86.homeless")
     (tmp_path / "locked").mkdir(mode=0o500)
     home = tmp_path / "locked/home"
