@@ -60,7 +60,9 @@ class Publisher:
                 if not waiting or (is_early and newest <= newest_tried):
                     continue
                 newest_tried = newest
-                self._soon.clear()
+                if self._soon.is_set():
+                    failures = 0  # the first attempt may still meet the connection that failed
+                    self._soon.clear()
                 sent = self._send(waiting)
                 while sent and not stop.is_set() and (waiting := self._storage.outbox.pending(limits.BATCH)):
                     sent = self._send(waiting)
