@@ -19,7 +19,7 @@ lint: $(VENV)/dev.stamp  ## style, types, walls, and stubs that match the agreem
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint proto
-	PATH="$(BIN):$$PATH" $(BIN)/python tests/docs/regenerate_stubs.py --check
+	$(BIN)/python tests/docs/regenerate_stubs.py --check
 
 bench: $(VENV)/bench.stamp  ## every figure in a short form, under ten minutes
 	$(BIN)/python -m bench --short
@@ -28,7 +28,7 @@ bench-long: $(VENV)/bench.stamp  ## the same in the long form
 	$(BIN)/python -m bench
 
 stubs: $(VENV)/dev.stamp  ## hanse/v1 from proto/
-	PATH="$(BIN):$$PATH" $(BIN)/python tests/docs/regenerate_stubs.py
+	$(BIN)/python tests/docs/regenerate_stubs.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ python tests/docs/regenerate_stubs.py [--check]
 """
 
 import filecmp
+import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def generate(into: Path) -> None:
     protos = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "proto").rglob("*.proto"))
     outputs = [f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    plugins = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", "-I", "proto", *outputs, *protos],
-        cwd=ROOT, check=True, stderr=subprocess.DEVNULL,
+        cwd=ROOT, check=True, stderr=subprocess.DEVNULL, env=os.environ | {"PATH": plugins},
     )  # fmt: skip
 
 

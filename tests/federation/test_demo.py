@@ -20,6 +20,8 @@ def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "node.cli", "demo", *arguments], stdout=told, stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL, env=environment(TMPDIR=str(tmp_path)), cwd=ROOT, start_new_session=True,
+            # A shell that runs the tests in the background ignores it, and so would whatever they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
 
