@@ -35,6 +35,7 @@ ELEMENT_CHUNKS: Final = 1 << 24  # of one element: 16 TiB in chunks of 1 MiB, an
 SPANS: Final = 4096  # in one fetch request: a request is small
 STREAM_BUFFER_BYTES: Final = 64 * MIB  # for all streams of a node together; shared out among them
 STREAM_MESSAGE_BYTES: Final = 1 * MIB
+STREAM_WINDOW_BYTES: Final = 8 * MIB  # sent and not yet read: fills a line of 1 Gbit/s at 60 ms
 MIN_STREAM_MESSAGE_BYTES: Final = 64 * KIB
 
 # Time, in seconds.

@@ -245,6 +245,15 @@ class _Stage:
             for daemon in self._daemons:
                 _end(daemon, signal.SIGKILL)
                 daemon.wait()
+            self._end_strays()
+
+    def _end_strays(self) -> None:
+        """A command that was being started as the signal came is in nobody's list: its home tells whose it is."""
+        ours = f"HANSE_HOME={self.folder}/".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if any(each.startswith(ours) for each in (process / "environ").read_bytes().split(b"\0")):
+                    os.kill(int(process.name), signal.SIGKILL)
 
 
 def _end(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:

@@ -19,6 +19,9 @@ _OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.enable_http_proxy", 0),
+    # A window of our own size: gRPC's grows with the line's speed, and all that it holds is sent again after a kill.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES),
     ("grpc.http2.max_frame_size", 16_777_215),  # what is allowed: fewer frames, 4% less work in bulk streams
 )
 
