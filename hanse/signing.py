@@ -8,6 +8,8 @@ Sources: RFC 8032 (Ed25519), DSSE v1, SPEC.md sections 3 and 4.1.
     is_signed_by(envelope, key.public)
 """
 
+from functools import lru_cache
+
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -72,8 +74,13 @@ def is_signed_by(envelope: Envelope, key: PublicKey) -> bool:
     for signature in envelope.signatures:
         if signature.keyid == keyid:
             try:
-                Ed25519PublicKey.from_public_bytes(key.raw).verify(signature.sig, envelope.pre_authentication_encoding)
+                _verifier(key.raw).verify(signature.sig, envelope.pre_authentication_encoding)
             except (InvalidSignature, ValueError):
                 continue
             return True
     return False
+
+
+@lru_cache(1024)
+def _verifier(raw: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(raw)

@@ -17,6 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from hanse.errors import InvalidInput
@@ -117,6 +118,7 @@ def phrases(text: str) -> tuple[Phrase, ...]:
     return tuple(dict.fromkeys(found))
 
 
+@lru_cache(4096)
 def _facet(kind: str, value: str) -> str:
     return "x" + sha256(f"{kind}\0{value.casefold().strip()}".encode(errors="replace")).hexdigest()[:20]
 
