@@ -72,13 +72,18 @@ def is_signed_by(envelope: Envelope, key: PublicKey) -> bool:
     """Whether the envelope has a valid signature by the key. The keyid only says which one to try."""
     keyid = str(key.key_id)
     for signature in envelope.signatures:
-        if signature.keyid == keyid:
-            try:
-                _verifier(key.raw).verify(signature.sig, envelope.pre_authentication_encoding)
-            except (InvalidSignature, ValueError):
-                continue
+        if signature.keyid == keyid and verifies(key, signature.sig, envelope.pre_authentication_encoding):
             return True
     return False
+
+
+def verifies(key: PublicKey, signature: bytes, data: bytes) -> bool:
+    """Whether it is a valid signature of ``data``. What is signed says itself what kind of thing it is."""
+    try:
+        _verifier(key.raw).verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
 
 
 @lru_cache(1024)

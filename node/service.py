@@ -8,7 +8,7 @@ exist; no other exception than ours reaches a peer, and ours say nothing private
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -49,6 +49,7 @@ from node.streams import Piece, Stream, Streams
 
 M = TypeVar("M", bound=Message)
 _MOST = (1 << 63) - 1  # what the catalog's integers hold
+Answer = Callable[[bytes, Caller], bytes]
 log = structlog.get_logger("hanse.node.service")
 
 
@@ -63,6 +64,10 @@ POLICY = {
     "/hanse.v1.Node/Describe": Who.MEMBER,
     "/hanse.v1.Node/Hashes": Who.MEMBER,
     "/hanse.v1.Node/Fetch": Who.MEMBER,
+    "/hanse.v1.Node/Ask": Who.MEMBER,
+    "/hanse.v1.Node/Present": Who.MEMBER,
+    "/hanse.v1.Node/Standing": Who.MEMBER,
+    "/hanse.v1.Node/Settle": Who.MEMBER,
     "/grpc.health.v1.Health/Check": Who.LEAGUE,
 }
 
@@ -92,7 +97,9 @@ class NodeService(grpc.GenericRpcHandler):
         metrics: Metrics | None = None,
         contact: Callable[[], str] = str,
         clock: Callable[[], float] = time.time,
+        small: Mapping[str, Answer] | None = None,
     ) -> None:
+        """``small``: what answers the calls of one message, by the method's name; those left out are UNIMPLEMENTED."""
         self._prefix, self._storage, self._members, self._audit = prefix, storage, members, audit
         self._streams, self._rates = open_streams, rates or Rates()
         self._metrics, self._contact, self._clock = metrics or Metrics(), contact, clock
@@ -102,8 +109,9 @@ class NodeService(grpc.GenericRpcHandler):
             "/hanse.v1.Node/Hashes": self._hashes,
             "/hanse.v1.Node/Fetch": self._fetch,
         }
+        self._small = {f"/hanse.v1.Node/{name}": answer for name, answer in (small or {}).items()}
         offered = {f"/hanse.v1.Node/{method.name}" for method in node_pb2.DESCRIPTOR.services_by_name["Node"].methods}
-        undeclared = (offered - set(POLICY)) | (offered ^ set(self._handlers))
+        undeclared = (offered - set(POLICY)) | ((set(self._handlers) | set(self._small)) - offered)
         if undeclared:
             raise HanseError(f"methods without a declared policy or a handler: {', '.join(sorted(undeclared))}")
 
@@ -114,6 +122,13 @@ class NodeService(grpc.GenericRpcHandler):
             return None
         if method == "/grpc.health.v1.Health/Check":
             return grpc.unary_unary_rpc_method_handler(self._health)
+        if method in self._small:
+            answer = self._small[method]
+            return grpc.unary_unary_rpc_method_handler(
+                lambda data, context: self._answer(method.rpartition("/")[2].lower(), answer, data, context)
+            )
+        if method not in self._handlers:
+            return None
         handler = self._handlers[method]
         # Neither gRPC's deserializer, whose errors are not ours, nor its serializer, which would copy.
         return grpc.unary_stream_rpc_method_handler(
@@ -128,25 +143,8 @@ class NodeService(grpc.GenericRpcHandler):
         try:
             call.peer, call.key_digest = server.peer(context.auth_context())
             yield from handler(data, call)
-        except HanseError as error:
-            outcome = error
-            if isinstance(error, NoSpace | StorageFailed | HomeUnusable | Conflict) and not isinstance(
-                error, SourceChanged
-            ):
-                # Of this machine, and its text names paths: for the owner.
-                reference = secrets.token_hex(4)
-                log.error("call.failed", operation=operation, reference=reference, error=str(error))
-                outcome = Unreachable(
-                    f"the node of {self._prefix} cannot answer now, for a reason that its log has as {reference}: "
-                    "try again later"
-                )
-        except Exception as error:  # noqa: BLE001 - whatever it is, the peer gets a reference and no more
-            reference = secrets.token_hex(4)
-            # An exception's text may say what a file or a peer said: the log has none of it.
-            log.error(
-                "call.failed", operation=operation, reference=reference, kind=type(error).__name__, where=_where(error)
-            )
-            outcome = HanseError(f"internal error of the node of {self._prefix}, which its log has as {reference}")
+        except Exception as error:  # noqa: BLE001 - whatever it is, the peer gets what is for its eyes and no more
+            outcome = self._outcome(operation, error)
         finally:
             if call.stream is not None:
                 self._streams.close(call.stream)
@@ -155,6 +153,41 @@ class NodeService(grpc.GenericRpcHandler):
             self._metrics.call(operation, "OK" if outcome is None else outcome.status)
         if outcome is not None:
             abort(context, outcome)
+
+    def _answer(self, operation: str, answer: Answer, data: bytes, context: Any) -> bytes:
+        """A call of one message to a member in good standing."""
+        outcome: HanseError | None = None
+        found = b""
+        try:
+            peer, key_digest = server.peer(context.auth_context())
+            self._rates.spend((peer, key_digest))
+            found = answer(data, self._members.caller(peer, key_digest))
+        except Exception as error:  # noqa: BLE001
+            outcome = self._outcome(operation, error)
+        self._metrics.call(operation, "OK" if outcome is None else outcome.status)
+        if outcome is not None:
+            abort(context, outcome)
+        return found
+
+    def _outcome(self, operation: str, error: Exception) -> HanseError:
+        """What the peer is told."""
+        reference = secrets.token_hex(4)
+        if not isinstance(error, HanseError):
+            # An exception's text may say what a file or a peer said: the log has none of it.
+            log.error(
+                "call.failed", operation=operation, reference=reference, kind=type(error).__name__, where=_where(error)
+            )
+            return HanseError(f"internal error of the node of {self._prefix}, which its log has as {reference}")
+        if isinstance(error, NoSpace | StorageFailed | HomeUnusable | Conflict) and not isinstance(
+            error, SourceChanged
+        ):
+            # Of this machine, and its text names paths: for the owner.
+            log.error("call.failed", operation=operation, reference=reference, error=str(error))
+            return Unreachable(
+                f"the node of {self._prefix} cannot answer now, for a reason that its log has as {reference}: "
+                "try again later"
+            )
+        return error
 
     def _describe(self, data: bytes, call: "_Call") -> Iterator[bytes]:
         request = _parse(node_pb2.DescribeRequest, data)

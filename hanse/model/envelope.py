@@ -17,6 +17,12 @@ class PayloadType(StrEnum):
     MEMBERSHIP = "application/vnd.hanse.membership.v1"
     PASS = "application/vnd.hanse.pass.v1"  # noqa: S105
     RENEWAL = "application/vnd.hanse.renewal.v1"
+    REQUEST = "application/vnd.hanse.request.v1"
+    GRANT = "application/vnd.hanse.grant.v1"
+    DENIAL = "application/vnd.hanse.denial.v1"
+    REVOCATION = "application/vnd.hanse.revocation.v1"
+    RECEIPT = "application/vnd.hanse.receipt.v1"
+    DELETION = "application/vnd.hanse.deletion.v1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,26 @@ class NodeStub:
                 request_serializer=hanse_dot_v1_dot_node__pb2.FetchRequest.SerializeToString,
                 response_deserializer=hanse_dot_v1_dot_node__pb2.FetchResponse.FromString,
                 _registered_method=True)
+        self.Ask = channel.unary_unary(
+                '/hanse.v1.Node/Ask',
+                request_serializer=hanse_dot_v1_dot_node__pb2.AskRequest.SerializeToString,
+                response_deserializer=hanse_dot_v1_dot_node__pb2.AskResponse.FromString,
+                _registered_method=True)
+        self.Present = channel.unary_unary(
+                '/hanse.v1.Node/Present',
+                request_serializer=hanse_dot_v1_dot_node__pb2.PresentRequest.SerializeToString,
+                response_deserializer=hanse_dot_v1_dot_node__pb2.PresentResponse.FromString,
+                _registered_method=True)
+        self.Standing = channel.unary_unary(
+                '/hanse.v1.Node/Standing',
+                request_serializer=hanse_dot_v1_dot_node__pb2.StandingRequest.SerializeToString,
+                response_deserializer=hanse_dot_v1_dot_node__pb2.StandingResponse.FromString,
+                _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/hanse.v1.Node/Settle',
+                request_serializer=hanse_dot_v1_dot_node__pb2.SettleRequest.SerializeToString,
+                response_deserializer=hanse_dot_v1_dot_node__pb2.SettleResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServicer:
@@ -77,6 +97,34 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Ask(self, request, context):
+        """Asks for a grant, or how a request stands: the same request again is the same question.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Present(self, request, context):
+        """Shows a narrowed grant, before its first use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Standing(self, request, context):
+        """Whether grants still hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Exchanges halves of receipts, deletions and checkpoints of both logs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +142,26 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Fetch,
                     request_deserializer=hanse_dot_v1_dot_node__pb2.FetchRequest.FromString,
                     response_serializer=hanse_dot_v1_dot_node__pb2.FetchResponse.SerializeToString,
+            ),
+            'Ask': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ask,
+                    request_deserializer=hanse_dot_v1_dot_node__pb2.AskRequest.FromString,
+                    response_serializer=hanse_dot_v1_dot_node__pb2.AskResponse.SerializeToString,
+            ),
+            'Present': grpc.unary_unary_rpc_method_handler(
+                    servicer.Present,
+                    request_deserializer=hanse_dot_v1_dot_node__pb2.PresentRequest.FromString,
+                    response_serializer=hanse_dot_v1_dot_node__pb2.PresentResponse.SerializeToString,
+            ),
+            'Standing': grpc.unary_unary_rpc_method_handler(
+                    servicer.Standing,
+                    request_deserializer=hanse_dot_v1_dot_node__pb2.StandingRequest.FromString,
+                    response_serializer=hanse_dot_v1_dot_node__pb2.StandingResponse.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=hanse_dot_v1_dot_node__pb2.SettleRequest.FromString,
+                    response_serializer=hanse_dot_v1_dot_node__pb2.SettleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +246,114 @@ class Node:
             '/hanse.v1.Node/Fetch',
             hanse_dot_v1_dot_node__pb2.FetchRequest.SerializeToString,
             hanse_dot_v1_dot_node__pb2.FetchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hanse.v1.Node/Ask',
+            hanse_dot_v1_dot_node__pb2.AskRequest.SerializeToString,
+            hanse_dot_v1_dot_node__pb2.AskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Present(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hanse.v1.Node/Present',
+            hanse_dot_v1_dot_node__pb2.PresentRequest.SerializeToString,
+            hanse_dot_v1_dot_node__pb2.PresentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Standing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hanse.v1.Node/Standing',
+            hanse_dot_v1_dot_node__pb2.StandingRequest.SerializeToString,
+            hanse_dot_v1_dot_node__pb2.StandingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hanse.v1.Node/Settle',
+            hanse_dot_v1_dot_node__pb2.SettleRequest.SerializeToString,
+            hanse_dot_v1_dot_node__pb2.SettleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,14 @@ class NodeStub:
     """The chunks' leaf hashes of elements longer than one chunk, concatenated."""
     Fetch: _grpc.UnaryStreamMultiCallable[_node_pb2.FetchRequest, _node_pb2.FetchResponse]
     """The requested chunks, concatenated. Where one message ends and the next begins means nothing."""
+    Ask: _grpc.UnaryUnaryMultiCallable[_node_pb2.AskRequest, _node_pb2.AskResponse]
+    """Asks for a grant, or how a request stands: the same request again is the same question."""
+    Present: _grpc.UnaryUnaryMultiCallable[_node_pb2.PresentRequest, _node_pb2.PresentResponse]
+    """Shows a narrowed grant, before its first use."""
+    Standing: _grpc.UnaryUnaryMultiCallable[_node_pb2.StandingRequest, _node_pb2.StandingResponse]
+    """Whether grants still hold."""
+    Settle: _grpc.UnaryUnaryMultiCallable[_node_pb2.SettleRequest, _node_pb2.SettleResponse]
+    """Exchanges halves of receipts, deletions and checkpoints of both logs."""
 
 @_typing.type_check_only
 class NodeAsyncStub(NodeStub):
@@ -51,6 +59,14 @@ class NodeAsyncStub(NodeStub):
     """The chunks' leaf hashes of elements longer than one chunk, concatenated."""
     Fetch: _aio.UnaryStreamMultiCallable[_node_pb2.FetchRequest, _node_pb2.FetchResponse]  # type: ignore[assignment]
     """The requested chunks, concatenated. Where one message ends and the next begins means nothing."""
+    Ask: _aio.UnaryUnaryMultiCallable[_node_pb2.AskRequest, _node_pb2.AskResponse]  # type: ignore[assignment]
+    """Asks for a grant, or how a request stands: the same request again is the same question."""
+    Present: _aio.UnaryUnaryMultiCallable[_node_pb2.PresentRequest, _node_pb2.PresentResponse]  # type: ignore[assignment]
+    """Shows a narrowed grant, before its first use."""
+    Standing: _aio.UnaryUnaryMultiCallable[_node_pb2.StandingRequest, _node_pb2.StandingResponse]  # type: ignore[assignment]
+    """Whether grants still hold."""
+    Settle: _aio.UnaryUnaryMultiCallable[_node_pb2.SettleRequest, _node_pb2.SettleResponse]  # type: ignore[assignment]
+    """Exchanges halves of receipts, deletions and checkpoints of both logs."""
 
 class NodeServicer(metaclass=_abc_1.ABCMeta):
     """Mutual TLS 1.3; the peer is who its certificate says, if its own record names the certificate's key."""
@@ -78,5 +94,37 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_node_pb2.FetchResponse], _abc.AsyncIterator[_node_pb2.FetchResponse]]:
         """The requested chunks, concatenated. Where one message ends and the next begins means nothing."""
+
+    @_abc_1.abstractmethod
+    def Ask(
+        self,
+        request: _node_pb2.AskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.AskResponse, _abc.Awaitable[_node_pb2.AskResponse]]:
+        """Asks for a grant, or how a request stands: the same request again is the same question."""
+
+    @_abc_1.abstractmethod
+    def Present(
+        self,
+        request: _node_pb2.PresentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.PresentResponse, _abc.Awaitable[_node_pb2.PresentResponse]]:
+        """Shows a narrowed grant, before its first use."""
+
+    @_abc_1.abstractmethod
+    def Standing(
+        self,
+        request: _node_pb2.StandingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.StandingResponse, _abc.Awaitable[_node_pb2.StandingResponse]]:
+        """Whether grants still hold."""
+
+    @_abc_1.abstractmethod
+    def Settle(
+        self,
+        request: _node_pb2.SettleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_node_pb2.SettleResponse, _abc.Awaitable[_node_pb2.SettleResponse]]:
+        """Exchanges halves of receipts, deletions and checkpoints of both logs."""
 
 def add_NodeServicer_to_server(servicer: NodeServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from hanse.storage.database import Database
 from node.audit import Decided, Row
-from node.storage.database import Database
 
 _COLUMNS = "id, peer, key_id, object, version, operation, allowed, reason, at, bytes"
 

@@ -17,11 +17,11 @@ from hanse.errors import AlreadyExists, Conflict
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier
 from hanse.model.record import Metadata
+from hanse.storage.database import Connection, Database, transaction
 from node.metadata import format_metadata, parse_metadata
 from node.policy import Allowed, Rule
 from node.sources.fingerprint import Fingerprint
 from node.sources.source import Source, SourceKind
-from node.storage.database import Connection, Database, transaction
 from node.storage.migrations import MIGRATIONS
 from node.storage.outbox import ORGANIZATION, Outbox, enqueue, resign
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hanse import wire
 from hanse.model.envelope import Envelope
-from node.storage.database import Connection, Database
+from hanse.storage.database import Connection, Database
 
 ORGANIZATION = "organization"
 """The key of the organization's own record. No object has it: a key has a slash."""

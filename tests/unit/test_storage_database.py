@@ -9,9 +9,9 @@ import pytest
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
 
 from hanse.errors import Conflict, HomeUnusable, StorageFailed
-from node.storage import database as module
+from hanse.storage import database as module
+from hanse.storage.database import Database
 from node.storage.catalog import CatalogStorage
-from node.storage.database import Database
 from node.storage.migrations import MIGRATIONS
 from tests.wrapping import public_folder
 

@@ -1,0 +1,1 @@
+"""What a member can prove of what passed between it and others: papers, and the log that they stand in."""

@@ -1,0 +1,218 @@
+"""Terms: what an owner lets whom do with an object, for what, until when, how often, and for what in return.
+
+Pure. What it is not: a decision (node.policy). The rule it keeps: a part that is left out restricts nothing, and
+``Conditions.is_within`` is what "never widens" means, in one place for terms, grants and narrowed grants.
+SPEC.md section 15.
+
+    Conditions(purposes=("clinical-research",), valid_until=1814400000).is_within(Conditions())   # True
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hanse.errors import InvalidInput
+from hanse.model.identifier import Prefix
+from hanse.model.keys import KeyId
+from hanse.model.purposes import Purpose
+from hanse.model.record import AccessMode, check_text
+
+_MOST = (1 << 63) - 1
+_DAY = 86_400
+MOST_PURPOSES = 64
+MOST_DUTIES = 64
+
+
+class Operation(StrEnum):
+    """What may be done."""
+
+    DESCRIBE = "describe"
+    FETCH = "fetch"
+
+
+class DutyKind(StrEnum):
+    """What is owed in return."""
+
+    DELETE_AFTER = "delete-after"
+    ATTRIBUTE = "attribute"
+    DO_NOT_PASS_ON = "do-not-pass-on"  # noqa: S105
+    OTHER = "other"
+
+
+class Enforcement(StrEnum):
+    """How a duty comes to be kept. Said honestly wherever a duty is shown."""
+
+    CONTRACT = "by contract"
+    CONSUMERS_NODE = "by the consumer's node"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Duty:
+    """``seconds`` for DELETE_AFTER, counted from the end of the fetch; ``text`` for ATTRIBUTE and OTHER."""
+
+    kind: DutyKind
+    seconds: int = 0
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        check_text(self.text)
+        timed, worded = self.kind is DutyKind.DELETE_AFTER, self.kind in (DutyKind.ATTRIBUTE, DutyKind.OTHER)
+        if timed != (self.seconds > 0) or self.seconds > _MOST:
+            raise InvalidInput("a duty to delete, and no other, has a time after which: delete-after=30d")
+        if worded != bool(self.text):
+            raise InvalidInput("a duty to attribute, or another one in words, and no other, has a text")
+
+    @property
+    def enforcement(self) -> Enforcement:
+        return Enforcement.CONSUMERS_NODE if self.kind is DutyKind.DELETE_AFTER else Enforcement.CONTRACT
+
+    def __str__(self) -> str:
+        """As users type it."""
+        if self.kind is DutyKind.DELETE_AFTER:
+            return f"{self.kind}={_span(self.seconds)}"
+        return f"{self.kind}={self.text}" if self.text else self.kind.value
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """``purposes`` and ``duties`` empty, or None elsewhere: nothing is restricted, nothing owed.
+
+    Times are Unix seconds; ``valid_from`` inclusive, ``valid_until`` exclusive. ``pass_on``: whether the holder of a
+    grant may make a weaker one of it for somebody else.
+    """
+
+    operations: tuple[Operation, ...] = (Operation.DESCRIBE, Operation.FETCH)
+    purposes: tuple[Purpose, ...] = ()
+    valid_from: int | None = None
+    valid_until: int | None = None
+    max_fetches: int | None = None
+    max_bytes: int | None = None
+    duties: tuple[Duty, ...] = ()
+    pass_on: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.operations:
+            raise InvalidInput("a permission allows at least one operation")
+        if len(self.purposes) > MOST_PURPOSES or len(self.duties) > MOST_DUTIES:
+            raise InvalidInput(f"terms have at most {MOST_PURPOSES} purposes and {MOST_DUTIES} duties")
+        for number in (self.valid_from, self.valid_until, self.max_fetches, self.max_bytes):
+            if number is not None and not 0 < number <= _MOST:
+                raise InvalidInput("a limit or a time is a number above 0")
+        if self.valid_from is not None and self.valid_until is not None and self.valid_from >= self.valid_until:
+            raise InvalidInput("the time ends before it begins")
+        if self.pass_on and any(duty.kind is DutyKind.DO_NOT_PASS_ON for duty in self.duties):
+            raise InvalidInput("do-not-pass-on and leave to pass on contradict each other")
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether nothing is counted, promised or owed, so that nobody has to ask first. Times may still bound it."""
+        return not (self.purposes or self.duties) and self.max_fetches is None and self.max_bytes is None
+
+    def is_within(self, wider: "Conditions") -> bool:
+        """Whether this allows nothing that ``wider`` does not, and owes all that ``wider`` owes."""
+        return (
+            set(self.operations) <= set(wider.operations)
+            and (not wider.purposes or (bool(self.purposes) and all(covers(wider.purposes, p) for p in self.purposes)))
+            and (wider.valid_from is None or (self.valid_from is not None and self.valid_from >= wider.valid_from))
+            and _at_most(self.valid_until, wider.valid_until)
+            and _at_most(self.max_fetches, wider.max_fetches)
+            and _at_most(self.max_bytes, wider.max_bytes)
+            and all(_owed(duty, self.duties) for duty in wider.duties)
+            and (wider.pass_on or not self.pass_on)
+        )
+
+    def holds_at(self, now: int) -> bool:
+        return (self.valid_from is None or now >= self.valid_from) and (
+            self.valid_until is None or now < self.valid_until
+        )
+
+    @property
+    def delete_after(self) -> int | None:
+        """Seconds from the end of a fetch; the shortest, if several are owed."""
+        found = [duty.seconds for duty in self.duties if duty.kind is DutyKind.DELETE_AFTER]
+        return min(found) if found else None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Party:
+    """One organization; with ``key_id`` only while that is its current identity key."""
+
+    prefix: Prefix
+    key_id: KeyId | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Party":
+        """``PREFIX`` or ``PREFIX#KEYID``. Raises InvalidInput."""
+        prefix, hash_sign, key_id = text.partition("#")
+        if hash_sign and not key_id:
+            raise InvalidInput(f"{text!r} has no key id after the #: leave the # out, or give the 32 digits")
+        return cls(Prefix.parse(prefix), KeyId.parse(key_id) if hash_sign else None)
+
+    def means(self, prefix: Prefix, key_id: KeyId) -> bool:
+        return self.prefix == prefix and self.key_id in (None, key_id)
+
+    def __str__(self) -> str:
+        return f"{self.prefix}#{self.key_id}" if self.key_id else str(self.prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """``parties`` empty: any member in good standing. ``automatic``: what is within it is granted without a person."""
+
+    parties: tuple[Party, ...] = ()
+    conditions: Conditions = Conditions()
+    automatic: bool = True
+
+    def concerns(self, prefix: Prefix, key_id: KeyId) -> bool:
+        return not self.parties or any(each.means(prefix, key_id) for each in self.parties)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """ON_REQUEST: what ``permissions`` do not settle, a person does. COMPUTE_ONLY refuses every fetch."""
+
+    mode: AccessMode = AccessMode.ON_REQUEST
+    permissions: tuple[Permission, ...] = ()
+
+    @classmethod
+    def opened(cls) -> "Terms":
+        """``--open``: any member, without conditions."""
+        return cls(AccessMode.OPEN, (Permission(),))
+
+    @classmethod
+    def allowing(cls, parties: Iterable[str]) -> "Terms":
+        """``--allow``: these, without conditions. Raises InvalidInput."""
+        listed = tuple(dict.fromkeys(Party.parse(text) for text in parties))
+        return cls(AccessMode.ON_REQUEST, (Permission(listed),) if listed else ())
+
+    @property
+    def purposes(self) -> tuple[Purpose, ...]:
+        """All that are named, for the public record."""
+        return tuple(dict.fromkeys(p for each in self.permissions for p in each.conditions.purposes))
+
+    @property
+    def duties(self) -> tuple[Duty, ...]:
+        """All that are named, for the public record."""
+        return tuple(dict.fromkeys(d for each in self.permissions for d in each.conditions.duties))
+
+
+def covers(purposes: Iterable[Purpose], purpose: Purpose) -> bool:
+    """Whether a purpose is one of these, or a narrower one in its vocabulary."""
+    return any(each in purposes for each in purpose.with_broader)
+
+
+def _at_most(narrow: int | None, wide: int | None) -> bool:
+    return wide is None or (narrow is not None and narrow <= wide)
+
+
+def _owed(duty: Duty, duties: Iterable[Duty]) -> bool:
+    if duty.kind is DutyKind.DELETE_AFTER:
+        return any(each.kind is DutyKind.DELETE_AFTER and each.seconds <= duty.seconds for each in duties)
+    return duty in duties
+
+
+def _span(seconds: int) -> str:
+    for unit, size in (("d", _DAY), ("h", 3600), ("m", 60)):
+        if seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

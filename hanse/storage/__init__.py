@@ -1,0 +1,1 @@
+"""SQLite, once, for every database of a home."""
