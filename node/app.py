@@ -30,6 +30,7 @@ from hanse.client.resolve import Resolver
 from hanse.client.storage import known
 from hanse.client.storage.known import Known
 from hanse.errors import HanseError, HomeUnusable, Unreachable
+from hanse.evidence.evidence import Evidence
 from hanse.home import Home
 from hanse.model.address import Address
 from hanse.rpc import server as rpc_server
@@ -91,6 +92,7 @@ class Daemon:
         rotate.settle(home, self.storage)
         self.identity = Identity.load(home)
         self._key_files = _key_files(home)
+        self.evidence = self._opened.enter_context(Evidence.open(lambda: self.identity, self._clock))
         self.known = Known.open(home / known.FILE)
         self._opened.callback(self.known.close)
         self._connect()

@@ -7,6 +7,7 @@ with Client() as league:
 """
 
 import io
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from hanse.client.remote_file import open_element
 from hanse.client.resolve import Resolved, Resolver, SearchPage
 from hanse.client.storage.known import FILE, Known
 from hanse.client.verify import Difference
+from hanse.evidence.evidence import Evidence
 from hanse.home import Home, default_home
 from hanse.model.identifier import Identifier, Prefix
 from hanse.model.manifest import Element
@@ -43,6 +45,17 @@ class Client:
         self._known = Known.open(self.identity.home / FILE)
         self._league = League(self.identity, clock)
         self.resolver = Resolver(self.identity, self._known, self._league, clock)
+        self._clock = clock
+        self._evidence: Evidence | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def evidence(self) -> Evidence:
+        """What this home can prove: opened when it is first needed, closed with the client."""
+        with self._opening:
+            if self._evidence is None:
+                self._evidence = Evidence.open(self.identity, self._clock)
+            return self._evidence
 
     def resolve(self, id: str | Identifier, *, max_age: int | None = None) -> Resolved:
         """The verified record of an object. ``max_age`` in seconds; 0 asks the registry in any case."""
@@ -130,6 +143,8 @@ class Client:
             return verifying.differences(Path(path), description, report=progress)
 
     def close(self) -> None:
+        if self._evidence is not None:
+            self._evidence.close()
         self._league.close()
         self._known.close()
 

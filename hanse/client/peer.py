@@ -125,11 +125,17 @@ class Peer:
         self._lock = threading.Lock()
 
     def describe(
-        self, identifier: Identifier, version: int = 0, first_page: int = 0, no_pages: bool = False
+        self,
+        identifier: Identifier,
+        version: int = 0,
+        first_page: int = 0,
+        no_pages: bool = False,
+        *,
+        grant: bytes = b"",
     ) -> Described:
-        """Version 0 is the newest."""
+        """Version 0 is the newest. ``grant``: digest of the grant under which it is asked for."""
         request = node_pb2.DescribeRequest(
-            id=str(identifier), version=version, first_page=first_page, no_pages=no_pages
+            id=str(identifier), version=version, first_page=first_page, no_pages=no_pages, grant=grant
         )
         stream = self._stream("Describe", request, node_pb2.DescribeResponse.FromString, limits.STREAM_TIMEOUT)
         head = next(stream, None)
@@ -141,9 +147,9 @@ class Peer:
             raise WrongContent(f"the node of {self.prefix} sent what does not parse: {error}") from None
         return Described(record, manifest, head.salt, stream)
 
-    def hashes(self, identifier: Identifier, version: int, element: int, count: int) -> bytes:
+    def hashes(self, identifier: Identifier, version: int, element: int, count: int, *, grant: bytes = b"") -> bytes:
         """The leaf hashes of an element's chunks, exactly ``count`` of them. Raises WrongContent."""
-        request = node_pb2.HashesRequest(id=str(identifier), version=version, element=element)
+        request = node_pb2.HashesRequest(id=str(identifier), version=version, element=element, grant=grant)
         found = bytearray()
         stream = self._stream("Hashes", request, node_pb2.HashesResponse.FromString, limits.STREAM_TIMEOUT)
         for response in stream:
@@ -155,8 +161,10 @@ class Peer:
             raise WrongContent(f"the node of {self.prefix} sent another number of chunk hashes than the manifest names")
         return bytes(found)
 
-    def fetch(self, identifier: Identifier, version: int, spans: Sequence[Span]) -> Stream[Buffer]:
-        """The chunks of the spans, concatenated and cut anywhere."""
+    def fetch(
+        self, identifier: Identifier, version: int, spans: Sequence[Span], *, grant: bytes = b"", delivery: bytes = b""
+    ) -> Stream[Buffer]:
+        """The chunks of the spans, concatenated and cut anywhere. Calls with the same ``delivery`` count as one."""
         request = node_pb2.FetchRequest(
             id=str(identifier),
             version=version,
@@ -166,6 +174,8 @@ class Peer:
                 )
                 for each in spans
             ],
+            grant=grant,
+            delivery=delivery,
         )
         return self._stream("Fetch", request, data_of_response, limits.STREAM_TIMEOUT)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hanse.client.identity import Identity
     from hanse.client.league import League
     from hanse.client.storage.known import Known
+    from hanse.evidence.evidence import Evidence
     from hanse.home import Home
     from hanse.model.identifier import Prefix
     from node.catalog import Catalog
@@ -72,6 +73,15 @@ def client_of(session: Session) -> Iterator["Client"]:
 
     with Client(session.folder) as client:
         yield client
+
+
+@contextlib.contextmanager
+def evidence_of(session: Session) -> Iterator["Evidence"]:
+    """What this home can prove: papers, deliveries, the log."""
+    from hanse.evidence.evidence import Evidence
+
+    with Evidence.open(identity_of(session)) as evidence:
+        yield evidence
 
 
 def own_suffix(prefix: "Prefix", text: str) -> str:
