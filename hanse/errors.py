@@ -71,6 +71,18 @@ class NotPermitted(HanseError):
     exit_code = 4
 
 
+class GrantNeeded(NotPermitted):
+    """The caller may ask the owner for a grant: `hanse request`."""
+
+
+class Revoked(NotPermitted):
+    """The grant, or one that it was narrowed from, was revoked by who made it."""
+
+
+class UsedUp(NotPermitted):
+    """The grant allows no more fetches, or bytes."""
+
+
 class Suspended(NotPermitted):
     """The caller's organization is suspended."""
 

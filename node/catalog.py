@@ -5,7 +5,7 @@ The rule it keeps: a change is whole or not there, whatever happens to the proce
 row are one transaction. Its errors name paths: they are for the owner, at the command line, and go to no peer.
 
     catalog = Catalog(CatalogStorage.open(home / CATALOG), identity)
-    catalog.add(Path("trial-7"), rule=Rule(open=True))
+    catalog.add(Path("trial-7"), terms=Terms.opened())
 """
 
 import builtins
@@ -29,12 +29,12 @@ from hanse.errors import (
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
 from hanse.model.record import Metadata, check_text
+from hanse.model.terms import Terms
 from hanse.signing import SigningKey
 from node import checking, manifesting
 from node.checking import Drift, Newest
 from node.manifesting import HIDEABLE, Paging
 from node.minting import mint
-from node.policy import Rule
 from node.progress import Meter, Report
 from node.reuse import Known, Reuse, is_untouched
 from node.sources.hashing import Hashed, Hasher
@@ -45,7 +45,7 @@ from node.storage.outbox import Outbox
 
 CATALOG = "catalog.db"
 _NO_METADATA = Metadata()
-_NOBODY = Rule()
+_NOBODY = Terms()
 
 
 class Owner(Protocol):
@@ -90,7 +90,7 @@ class Entry:
     title: str
     type: str
     source: Path
-    rule: Rule
+    terms: Terms
     unlisted: bool
     withdrawn: bool
     published: bool
@@ -120,7 +120,7 @@ class Catalog:
         suffix: str | None = None,
         metadata: Metadata = _NO_METADATA,
         type: str = "",
-        rule: Rule = _NOBODY,
+        terms: Terms = _NOBODY,
         unlisted: bool = False,
         list_elements: bool = False,
         hidden: Iterable[str] = (),
@@ -141,7 +141,7 @@ class Catalog:
         source = Source.of(path)
         self._refuse_home(source)
         wrapped = WrappedObject(
-            id, source, type, metadata, rule, unlisted, list_elements, frozenset(hidden), 1, False, now
+            id, source, type, metadata, terms, unlisted, list_elements, frozenset(hidden), 1, False, now
         )
         with self._storage.staging() as staging:
             walk = Walk(wrapped.source)
@@ -242,7 +242,7 @@ class Catalog:
                     wrapped.metadata.title,
                     wrapped.type,
                     wrapped.source.path,
-                    wrapped.rule,
+                    wrapped.terms,
                     wrapped.unlisted,
                     wrapped.withdrawn,
                     not wrapped.unlisted and wrapped.id.key not in waiting,
@@ -312,7 +312,7 @@ class Catalog:
             type=wrapped.type,
             metadata=wrapped.metadata,
             summary=manifesting.summary(paging, wrapped.hidden),
-            rule=wrapped.rule,
+            terms=wrapped.terms,
             manifest=manifest,
             salt=salt,
             now=now,
@@ -341,6 +341,6 @@ def _notes(wrapped: WrappedObject, version: StoredVersion, walk: Walk) -> tuple[
         )
     if version.element_count == 0:
         notes.append("the folder has no files, so the object has no content yet: `hanse refresh` when it has some")
-    if not wrapped.rule.open and not wrapped.rule.allowed:
-        notes.append("nobody but you may fetch it: neither --open nor --allow was given")
+    if not wrapped.terms.permissions:
+        notes.append("nobody but you may fetch it before you granted it: neither --open nor --allow was given")
     return tuple(notes)

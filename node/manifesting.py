@@ -15,11 +15,10 @@ from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier
 from hanse.model.manifest import Element, Manifest, ManifestPage
 from hanse.model.record import Access, AccessMode, ListedElement, Metadata, ObjectRecord, Status, Summary
+from hanse.model.terms import Operation, Terms
 from hanse.signing import SigningKey, sign
-from node.policy import Rule
 from node.sources.hashing import Hashed
 
-OPERATIONS: Final = ("describe", "fetch")
 HIDEABLE: Final = ("element-count", "total-bytes", "media-types")
 """Parts of the summary that an owner may keep from the public."""
 
@@ -145,6 +144,19 @@ def summary(paging: Paging, hidden: frozenset[str]) -> Summary:
     )
 
 
+def access(terms: Terms) -> Access:
+    """What the public may know of the terms: not who is named in them, and not how much of it they may have."""
+    return Access(
+        terms.mode, tuple(str(each) for each in terms.purposes), tuple(each.in_words for each in terms.duties)
+    )
+
+
+def operations(terms: Terms) -> tuple[str, ...]:
+    """Those that the node offers at all."""
+    compute_only = terms.mode is AccessMode.COMPUTE_ONLY
+    return tuple(each.value for each in Operation if not (compute_only and each is Operation.FETCH))
+
+
 def sign_manifest(
     id: Identifier,
     version: int,
@@ -176,7 +188,7 @@ def sign_record(
     type: str,
     metadata: Metadata,
     summary: Summary,
-    rule: Rule,
+    terms: Terms,
     manifest: Envelope,
     salt: bytes,
     now: int,
@@ -191,8 +203,8 @@ def sign_record(
         Status.ACTIVE,
         metadata,
         summary,
-        Access(AccessMode.OPEN if rule.open else AccessMode.ON_REQUEST),
-        OPERATIONS,
+        access(terms),
+        operations(terms),
         trust.commitment(salt, manifest),
         now,
         limits.RECORD_TIME_TO_LIVE,

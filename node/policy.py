@@ -1,52 +1,21 @@
-"""Who may read what: a rule, a caller and an owner come in; a decision comes out.
+"""Who may do what with an object: terms, a grant, a caller come in; a decision comes out. SPEC.md section 15.
 
-Pure: no clock, file or socket. Whether the caller is who it says, and in good standing, was settled before.
-The rule it keeps: denied unless allowed; and who may not know that an object exists is not told.
+Pure: no clock, file or socket. Whether the caller is who it says, and in good standing, was settled before; so was
+whether a grant is genuine and not revoked. The rules it keeps: denied unless allowed; and who may not know that an
+object exists is not told.
 
-    decide(Rule(allowed=(Allowed.parse("86.acme"),)), caller, owner=north, unlisted=False).allowed
+    policies = Policies()
+    policies.decide(Asked(caller, Operation.FETCH, id, now), Terms.opened(), owner=north, unlisted=False).allowed
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hanse.errors import InvalidInput
-from hanse.model.identifier import Prefix
+from hanse.errors import GrantNeeded, NotPermitted, UsedUp
+from hanse.model.identifier import Identifier, Prefix
 from hanse.model.keys import KeyId
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Allowed:
-    """One organization that may read; with ``key_id`` only while that is its current identity key."""
-
-    prefix: Prefix
-    key_id: KeyId | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> "Allowed":
-        """``PREFIX`` or ``PREFIX#KEYID``. Raises InvalidInput."""
-        prefix, hash_sign, key_id = text.partition("#")
-        if hash_sign and not key_id:
-            raise InvalidInput(f"{text!r} has no key id after the #: leave the # out, or give the 32 digits")
-        return cls(Prefix.parse(prefix), KeyId.parse(key_id) if hash_sign else None)
-
-    def __str__(self) -> str:
-        return f"{self.prefix}#{self.key_id}" if self.key_id else str(self.prefix)
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """``open``: any member in good standing. Otherwise those in ``allowed``, and nobody else."""
-
-    open: bool = False
-    allowed: tuple[Allowed, ...] = ()
-
-    @classmethod
-    def parse(cls, allowed: Iterable[str], *, open: bool = False) -> "Rule":  # noqa: A002 - the word users type
-        """From the command line. Raises InvalidInput."""
-        listed = tuple(dict.fromkeys(Allowed.parse(text) for text in allowed))
-        if open and listed:
-            raise InvalidInput("an object is open to every member, or allowed to some: not both")
-        return cls(open, listed)
+from hanse.model.papers import AccessRequest, Grant
+from hanse.model.record import AccessMode
+from hanse.model.terms import Conditions, Operation, Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +27,85 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used of a grant before this call; a fetch that goes on is not counted again."""
+
+    fetches: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question. ``chain``: from the owner's grant to the one used, which is ``grant``; ``usage`` of each of it.
+
+    ``usage`` empty: limits are not looked at. ``digests``: the names of the grants of the chain.
+    """
+
+    caller: Caller
+    operation: Operation
+    id: Identifier
+    now: int
+    grant: Grant | None = None
+    chain: tuple[Grant, ...] = ()
+    usage: tuple[Usage, ...] = ()
+    digests: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """``visible``: whether the caller may know that the object exists. ``why`` is for the owner's own audit."""
+    """``visible``: whether the caller may know that the object exists. ``why`` is for the owner's own audit.
+
+    ``policy``: which one decided. ``error``: as what a caller that may know of the object is refused.
+    """
 
     allowed: bool
     visible: bool
     why: str
+    policy: str = ""
+    error: type[NotPermitted] = NotPermitted
 
 
-def decide(rule: Rule | None, caller: Caller, *, owner: Prefix, unlisted: bool) -> Decision:
-    """Whether the caller may describe and fetch. ``rule`` None: there is no such object."""
-    if rule is None:
-        return Decision(False, False, "no such object")
-    if caller.prefix == owner:
-        return Decision(True, True, "the owner itself")
-    if rule.open:
-        return Decision(True, True, "open to members")
-    visible = not unlisted
-    named = False
-    for entry in rule.allowed:
-        if entry.prefix == caller.prefix:
-            if entry.key_id is None or entry.key_id == caller.key_id:
-                return Decision(True, True, f"allowed: {entry}")
-            named = True
-    return Decision(False, visible, "allowed with another key only" if named else "not allowed")
+class Policies:
+    """Decides. Any thread may ask."""
+
+    def decide(self, asked: Asked, terms: Terms | None, *, owner: Prefix, unlisted: bool) -> Decision:
+        """``terms`` None: there is no such object."""
+        if terms is None:
+            return Decision(False, False, "no such object")
+        caller = asked.caller
+        if caller.prefix == owner:
+            return Decision(True, True, "the owner itself")
+        concerned = [each for each in terms.permissions if each.concerns(caller.prefix, caller.key_id)]
+        visible = not unlisted or asked.grant is not None or any(p.conditions.holds_at(asked.now) for p in concerned)
+        if terms.mode is AccessMode.COMPUTE_ONLY and asked.operation is Operation.FETCH:
+            return Decision(False, visible, "compute only")
+        for each in concerned:
+            conditions = each.conditions
+            if conditions.unconditional and asked.operation in conditions.operations and conditions.holds_at(asked.now):
+                named = next((str(party) for party in each.parties if party.means(caller.prefix, caller.key_id)), "")
+                return Decision(True, True, f"allowed: {named}" if named else "open to members")
+        for grant, usage in zip(asked.chain, asked.usage or [Usage()] * len(asked.chain), strict=True):
+            conditions = grant.conditions
+            if asked.id not in grant.ids or asked.operation not in conditions.operations:
+                return Decision(False, visible, "the grant is for something else")
+            if not conditions.holds_at(asked.now):
+                return Decision(False, visible, "the grant is over, or has not begun")
+            if _is_used_up(conditions, usage):
+                return Decision(False, visible, "the grant is used up", error=UsedUp)
+        if asked.grant is not None and asked.grant.to == caller.prefix:
+            if asked.grant.to_key in (None, caller.key_id):
+                return Decision(True, True, "granted")
+            return Decision(False, visible, "granted to another key")
+        named_otherwise = any(party.prefix == caller.prefix for each in terms.permissions for party in each.parties)
+        why = "allowed with another key only" if named_otherwise and not concerned else "not allowed"
+        return Decision(False, visible, "not without a grant" if concerned else why, error=GrantNeeded)
+
+
+def grantable(terms: Terms, asker: Caller, request: AccessRequest) -> Conditions | None:
+    """What an automatic permission gives for this request; None: a person decides."""
+    raise NotImplementedError
+
+
+def _is_used_up(conditions: Conditions, usage: Usage) -> bool:
+    fetches, size = conditions.max_fetches, conditions.max_bytes
+    return (fetches is not None and usage.fetches >= fetches) or (size is not None and usage.bytes >= size)

@@ -1,7 +1,7 @@
 """The Node service: gives manifests and bytes to peers that the owner has authorized. SPEC.md section 10.
 
 Every call goes the same way: who is it, may it call so often, is it a member in good standing whose own record names
-its key, does the object's rule let it in; the answer is a durable row of the audit; only then are bytes sent.
+its key, do the object's terms let it in; the answer is a durable row of the audit; only then are bytes sent.
 The rules it keeps: a method without a declared policy is not served; to whoever may not know of an object, it does not
 exist; no other exception than ours reaches a peer, and ours say nothing private.
 """
@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2
 from hanse import limits, wire
 from hanse.errors import (
     Conflict,
+    GrantNeeded,
     HanseError,
     HomeUnusable,
     InvalidInput,
@@ -34,6 +35,7 @@ from hanse.errors import (
     Withdrawn,
 )
 from hanse.model.identifier import Identifier, Prefix
+from hanse.model.terms import Operation
 from hanse.rpc import server
 from hanse.rpc.status import abort
 from hanse.v1 import node_pb2
@@ -41,7 +43,7 @@ from node import streams
 from node.audit import Audit, Decided, Ticket
 from node.members import Members
 from node.observe import Metrics
-from node.policy import Caller, decide
+from node.policy import Asked, Caller, Policies
 from node.rates import Rates
 from node.sources.opening import Opener
 from node.storage.catalog import CatalogStorage, StoredVersion, WrappedObject
@@ -54,7 +56,7 @@ log = structlog.get_logger("hanse.node.service")
 
 
 class Who(StrEnum):
-    """LEAGUE: whoever shows a certificate of the league. MEMBER: see the module; then the object's rule decides."""
+    """LEAGUE: whoever shows a certificate of the league. MEMBER: see the module; then the object's terms decide."""
 
     LEAGUE = "league"
     MEMBER = "member"
@@ -98,11 +100,13 @@ class NodeService(grpc.GenericRpcHandler):
         contact: Callable[[], str] = str,
         clock: Callable[[], float] = time.time,
         small: Mapping[str, Answer] | None = None,
+        policies: Policies | None = None,
     ) -> None:
         """``small``: what answers the calls of one message, by the method's name; those left out are UNIMPLEMENTED."""
         self._prefix, self._storage, self._members, self._audit = prefix, storage, members, audit
         self._streams, self._rates = open_streams, rates or Rates()
         self._metrics, self._contact, self._clock = metrics or Metrics(), contact, clock
+        self._policies = policies or Policies()
         self.serving = True
         self._handlers = {
             "/hanse.v1.Node/Describe": self._describe,
@@ -280,12 +284,12 @@ class NodeService(grpc.GenericRpcHandler):
         call.stream = self._streams.open(
             call.peer,
             call.context.cancel,
-            lambda: self._objection(identifier, call.peer, call.key_digest),
-            (identifier, call.peer, call.key_digest),
+            lambda: self._objection(identifier, call.peer, call.key_digest, call.operation),
+            (identifier, call.peer, call.key_digest, call.operation),
         )
         wrapped = self._storage.object(identifier) if identifier.prefix == self._prefix else None
         version = self._storage.version(identifier, number or (wrapped.current_version if wrapped else 1))
-        refusal, why = self._refusal(identifier, wrapped, caller)
+        refusal, why = self._refusal(identifier, wrapped, caller, call.operation)
         if refusal is None and version is None:
             refusal, why = NotFound(f"there is no version {number} of {identifier}"), "no such version"
         ticket = self._record(
@@ -297,12 +301,17 @@ class NodeService(grpc.GenericRpcHandler):
         return Granted(wrapped, version, ticket, call.stream)
 
     def _refusal(
-        self, identifier: Identifier, wrapped: WrappedObject | None, caller: Caller
+        self, identifier: Identifier, wrapped: WrappedObject | None, caller: Caller, operation: str
     ) -> tuple[HanseError | None, str]:
         """What the caller is to be told, None if it gets in; and why, for the owner."""
-        decision = decide(
-            wrapped.rule if wrapped else None,
-            caller,
+        decision = self._policies.decide(
+            Asked(
+                caller,
+                Operation.DESCRIBE if operation == "describe" else Operation.FETCH,
+                identifier,
+                int(self._clock()),
+            ),
+            wrapped.terms if wrapped else None,
             owner=self._prefix,
             unlisted=wrapped.unlisted if wrapped else True,
         )
@@ -312,17 +321,18 @@ class NodeService(grpc.GenericRpcHandler):
         if wrapped.withdrawn:
             return Withdrawn(f"{wrapped.id} was withdrawn by its owner"), "withdrawn"
         if not decision.allowed:
-            return NotPermitted(f"{caller.prefix} may not read {wrapped.id}: ask {contact}"), decision.why
+            way = f" with `hanse request {wrapped.id}`" if decision.error is GrantNeeded else ""
+            return decision.error(f"{caller.prefix} may not read {wrapped.id}: ask {contact}{way}"), decision.why
         return None, decision.why
 
     def _absent(self, identifier: Identifier) -> str:
         return f"the node of {self._prefix} has no object {identifier}, or none for you"
 
-    def _objection(self, identifier: Identifier, peer: Prefix, key_digest: bytes) -> HanseError | None:
+    def _objection(self, identifier: Identifier, peer: Prefix, key_digest: bytes, operation: str) -> HanseError | None:
         """Why a running stream may not go on; asked once a second by the watchdog."""
         try:
             caller = self._members.caller(peer, key_digest)
-            return self._refusal(identifier, self._storage.object(identifier), caller)[0]
+            return self._refusal(identifier, self._storage.object(identifier), caller, operation)[0]
         except Unreachable as error:
             return error if self._members.is_stale() else None
         except HanseError as error:

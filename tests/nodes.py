@@ -1,7 +1,7 @@
 """Nodes to test against: real daemons in this process, and raw calls to them in a member's name.
 
 with Registry.start(tmp_path / "registry") as registry, Node.start(registry, "86.north", tmp_path / "north") as north:
-    north.add(path, "trial", rule=Rule(open=True))
+    north.add(path, "trial", terms=Terms.opened())
     with Caller(acme.identity, north) as caller:
         caller.fetch("86.north/trial", 1, [Span(0, 1)])
 """
@@ -19,6 +19,7 @@ from hanse.client.identity import MARKER, Identity
 from hanse.client.peer import Span
 from hanse.home import Home
 from hanse.model.address import Address
+from hanse.model.terms import Terms
 from hanse.rpc import status
 from hanse.rpc.channel import dial
 from hanse.v1 import node_pb2
@@ -26,7 +27,6 @@ from node.app import Daemon
 from node.audit import Row
 from node.catalog import CATALOG, Added, Catalog
 from node.join import join
-from node.policy import Rule
 from node.storage.audit import AuditStorage
 from node.storage.catalog import CatalogStorage
 from tests.league import Registry, eventually
@@ -90,9 +90,9 @@ class Node:
         with self.storage() as storage:
             yield Catalog(storage, self.identity, self.clock)
 
-    def add(self, path: Path, suffix: str, rule: Rule = Rule(), **more: Any) -> Added:  # noqa: B008
+    def add(self, path: Path, suffix: str, terms: Terms = Terms(), **more: Any) -> Added:  # noqa: B008
         with self.catalog() as catalog:
-            return catalog.add(path, suffix=suffix, rule=rule, **more)
+            return catalog.add(path, suffix=suffix, terms=terms, **more)
 
     def waiting(self) -> int:
         with self.storage() as storage:

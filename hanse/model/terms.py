@@ -21,6 +21,8 @@ _MOST = (1 << 63) - 1
 _DAY = 86_400
 MOST_PURPOSES = 64
 MOST_DUTIES = 64
+MOST_PERMISSIONS = 64
+MOST_PARTIES = 1000
 
 
 class Operation(StrEnum):
@@ -65,6 +67,17 @@ class Duty:
     @property
     def enforcement(self) -> Enforcement:
         return Enforcement.CONSUMERS_NODE if self.kind is DutyKind.DELETE_AFTER else Enforcement.CONTRACT
+
+    @property
+    def in_words(self) -> str:
+        """For people who have not seen the terms, with how it is enforced."""
+        if self.kind is DutyKind.DELETE_AFTER:
+            said = f"delete within {_span_in_words(self.seconds)} of fetching"
+        elif self.kind is DutyKind.ATTRIBUTE:
+            said = f"attribute: {self.text}"
+        else:
+            said = self.text or "do not pass on"
+        return f"{said} (enforced {self.enforcement})"
 
     def __str__(self) -> str:
         """As users type it."""
@@ -163,6 +176,10 @@ class Permission:
     conditions: Conditions = Conditions()
     automatic: bool = True
 
+    def __post_init__(self) -> None:
+        if len(self.parties) > MOST_PARTIES:
+            raise InvalidInput(f"a permission names at most {MOST_PARTIES} organizations")
+
     def concerns(self, prefix: Prefix, key_id: KeyId) -> bool:
         return not self.parties or any(each.means(prefix, key_id) for each in self.parties)
 
@@ -174,6 +191,18 @@ class Terms:
     mode: AccessMode = AccessMode.ON_REQUEST
     permissions: tuple[Permission, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.permissions) > MOST_PERMISSIONS:
+            raise InvalidInput(f"terms have at most {MOST_PERMISSIONS} permissions")
+        allowed = {operation for each in self.permissions for operation in each.conditions.operations}
+        if self.mode is AccessMode.COMPUTE_ONLY and Operation.FETCH in allowed:
+            raise InvalidInput("compute-only terms permit no fetch: permit describe alone, or choose another mode")
+        if self.mode is AccessMode.OPEN and not any(
+            each.automatic and not each.parties and Operation.FETCH in each.conditions.operations
+            for each in self.permissions
+        ):
+            raise InvalidInput("open terms let every member fetch without a person's leave: choose on-request")
+
     @classmethod
     def opened(cls) -> "Terms":
         """``--open``: any member, without conditions."""
@@ -184,6 +213,24 @@ class Terms:
         """``--allow``: these, without conditions. Raises InvalidInput."""
         listed = tuple(dict.fromkeys(Party.parse(text) for text in parties))
         return cls(AccessMode.ON_REQUEST, (Permission(listed),) if listed else ())
+
+    @classmethod
+    def chosen(cls, mode: AccessMode | None, parties: Iterable[str]) -> "Terms":
+        """A ready-made mode (None: on request), and who needs not ask. Raises InvalidInput."""
+        terms = cls.allowing(parties)
+        if mode is AccessMode.OPEN:
+            if terms.permissions:
+                raise InvalidInput("an object is open to every member, or allowed to some: not both")
+            return cls.opened()
+        if mode is AccessMode.COMPUTE_ONLY:
+            described = Conditions(operations=(Operation.DESCRIBE,))
+            return cls(mode, tuple(Permission(each.parties, described) for each in terms.permissions))
+        return terms
+
+    @property
+    def parties(self) -> tuple[Party, ...]:
+        """All that are named."""
+        return tuple(dict.fromkeys(party for each in self.permissions for party in each.parties))
 
     @property
     def purposes(self) -> tuple[Purpose, ...]:
@@ -209,6 +256,11 @@ def _owed(duty: Duty, duties: Iterable[Duty]) -> bool:
     if duty.kind is DutyKind.DELETE_AFTER:
         return any(each.kind is DutyKind.DELETE_AFTER and each.seconds <= duty.seconds for each in duties)
     return duty in duties
+
+
+def _span_in_words(seconds: int) -> str:
+    number, unit = int(_span(seconds)[:-1]), {"d": "day", "h": "hour", "m": "minute", "s": "second"}[_span(seconds)[-1]]
+    return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def _span(seconds: int) -> str:

@@ -10,9 +10,9 @@ from node.cli.frame import Session, command
 from node.cli.output import document, documents, facts, line, note, number, safe, size, table
 
 if TYPE_CHECKING:
-    from hanse.model.record import Metadata
+    from hanse.model.record import AccessMode, Metadata
+    from hanse.model.terms import Terms
     from node.catalog import Entry
-    from node.policy import Rule
 
 
 @command(short="Wrap a file or a folder as a digital object")
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 @click.option("--relation", "relations", multiple=True, metavar="TYPE=ID", help="DataCite relation; may be repeated.")
 @click.option("--metadata", type=click.Path(path_type=Path), metavar="FILE.json", help="More DataCite fields. Public.")
 @click.option("--open", "everyone", is_flag=True, help="Any member of the league in good standing may fetch it.")
-@click.option("--allow", multiple=True, metavar="PREFIX[#KEYID]", help="Who may fetch it; may be repeated.")
+@click.option("--on-request", is_flag=True, help="Others ask, and you decide (`hanse requests`); so it is without any.")
+@click.option("--compute-only", is_flag=True, help="Nobody else may fetch it, whatever was granted.")
+@click.option("--allow", multiple=True, metavar="PREFIX[#KEYID]", help="Who may fetch it unasked; may be repeated.")
 @click.option("--unlisted", is_flag=True, help="Publish nothing: it resolves at this node, for those allowed only.")
 @click.option("--list-elements", is_flag=True, help="Make the names and sizes of the files inside public.")
 def add(
@@ -43,20 +45,23 @@ def add(
     relations: tuple[str, ...],
     metadata: Path | None,
     everyone: bool,
+    on_request: bool,
+    compute_only: bool,
     allow: tuple[str, ...],
     unlisted: bool,
     list_elements: bool,
 ) -> None:
     """Wrap the file or folder PATH where it lies, as a digital object. No copy is made.
 
-    Only the metadata becomes public. With neither --open nor --allow nobody else may fetch it.
+    Only the metadata becomes public. With neither --open nor --allow nobody else may fetch it before you granted it;
+    `hanse terms` says more precisely who may do what.
     """
-    from hanse.model.record import Relation
+    from hanse.model.record import AccessMode, Relation
+    from hanse.model.terms import Terms
     from node.cli.home import catalog_of, daemon_runs, identity_of, own_suffix
     from node.cli.progress import counting
-    from node.policy import Rule
 
-    rule = Rule.parse(allow, open=everyone)
+    terms = Terms.chosen(chosen_mode(everyone, on_request, compute_only), allow)
     base = _metadata(metadata)
     described = replace(
         base,
@@ -74,12 +79,12 @@ def add(
             suffix=chosen,
             metadata=described,
             type=type,
-            rule=rule,
+            terms=terms,
             unlisted=unlisted,
             list_elements=list_elements,
             progress=progress,
         )
-        ways = _ways_in(session, rule)
+        ways = _ways_in(session, terms)
     running = daemon_runs(session)
     if session.json:
         document(
@@ -88,8 +93,9 @@ def add(
                 "version": added.version,
                 "elements": added.element_count,
                 "bytes": added.total_bytes,
-                "open": rule.open,
-                "allowed": [str(each) for each in rule.allowed],
+                "mode": terms.mode,
+                "open": terms.mode is AccessMode.OPEN,
+                "allowed": terms.parties,
                 "unlisted": unlisted,
                 "daemon_running": running,
             }
@@ -116,6 +122,25 @@ def add(
         line("The running node publishes it now; `hanse status` shows what waits.")
     else:
         line("It will be published when `hanse serve` runs.")
+
+
+def chosen_mode(everyone: bool, on_request: bool, compute_only: bool) -> "AccessMode | None":
+    """Raises InvalidInput when more than one is given."""
+    from hanse.errors import InvalidInput
+    from hanse.model.record import AccessMode
+
+    given = [
+        mode
+        for mode, flag in (
+            (AccessMode.OPEN, everyone),
+            (AccessMode.ON_REQUEST, on_request),
+            (AccessMode.COMPUTE_ONLY, compute_only),
+        )
+        if flag
+    ]
+    if len(given) > 1:
+        raise InvalidInput(f"an object has one mode: leave out {' or '.join(f'--{mode}' for mode in given)}")
+    return given[0] if given else None
 
 
 def _metadata(path: Path | None) -> "Metadata":
@@ -153,17 +178,19 @@ def _public(unlisted: bool, list_elements: bool) -> str:
     return f"{described}. Not: file names, contents, digests"
 
 
-def _ways_in(session: Session, rule: "Rule") -> list[str]:
+def _ways_in(session: Session, terms: "Terms") -> list[str]:
     """Who may fetch, a line each, with the key by which each is known here."""
     from node.cli.home import known_of
 
-    if rule.open:
+    if terms.mode == "open":
         return ["every member of the league in good standing"]
-    if not rule.allowed:
-        return ["nobody but you: neither --open nor --allow was given"]
+    if terms.mode == "compute-only":
+        return ["nobody but you: it is for computing where it lies"]
+    if not terms.permissions:
+        return ["nobody but you, and whom you grant it: `hanse requests` shows who asks"]
     ways = []
     with known_of(session) as known:
-        for each in rule.allowed:
+        for each in terms.parties:
             seen = known.organization(each.prefix)
             told = known.told_key(each.prefix)
             if each.key_id is not None:
@@ -203,7 +230,7 @@ def list_objects(session: Session) -> None:
                 each.version,
                 f"{each.element_count:,}",
                 size(each.total_bytes),
-                _who(each.rule),
+                _who(each.terms),
                 _state(each),
                 each.title,
             )
@@ -221,8 +248,9 @@ def _entry(entry: "Entry") -> dict[str, object]:
         "type": entry.type,
         "elements": entry.element_count,
         "bytes": entry.total_bytes,
-        "open": entry.rule.open,
-        "allowed": [str(each) for each in entry.rule.allowed],
+        "mode": entry.terms.mode,
+        "open": entry.terms.mode == "open",
+        "allowed": entry.terms.parties,
         "unlisted": entry.unlisted,
         "status": "withdrawn" if entry.withdrawn else "active",
         "published": entry.published,
@@ -231,10 +259,13 @@ def _entry(entry: "Entry") -> dict[str, object]:
     }
 
 
-def _who(rule: "Rule") -> str:
-    if rule.open:
-        return "every member"
-    return ", ".join(dict.fromkeys(str(each.prefix) for each in rule.allowed)) or "nobody"
+def _who(terms: "Terms") -> str:
+    if terms.mode == "compute-only":
+        return "nobody: compute only"
+    if any(not each.parties for each in terms.permissions):
+        return "every member" if terms.mode == "open" else "every member, on request"
+    named = ", ".join(dict.fromkeys(str(each.prefix) for each in terms.parties))
+    return named or "on request"
 
 
 def _state(entry: "Entry") -> str:

@@ -17,9 +17,10 @@ from hanse.errors import AlreadyExists, Conflict
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier
 from hanse.model.record import Metadata
+from hanse.model.terms import Terms
+from hanse.model.terms_json import format_terms, parse_terms
 from hanse.storage.database import Connection, Database, transaction
 from node.metadata import format_metadata, parse_metadata
-from node.policy import Allowed, Rule
 from node.sources.fingerprint import Fingerprint
 from node.sources.source import Source, SourceKind
 from node.storage.migrations import MIGRATIONS
@@ -36,7 +37,7 @@ class WrappedObject:
     source: Source
     type: str
     metadata: Metadata
-    rule: Rule
+    terms: Terms
     unlisted: bool
     list_elements: bool
     hidden: frozenset[str]
@@ -103,7 +104,7 @@ _STAGED = {
     "leaves": "position INTEGER PRIMARY KEY, hashes",
 }
 _ELEMENT = "position, name, length, chunk_size, modified_ns, changed_ns, inode, settled"
-_OBJECT = "id, kind, source, type, metadata, rule, unlisted, list_elements, hidden, current, withdrawn, created_at"
+_OBJECT = "id, kind, source, type, metadata, terms, unlisted, list_elements, hidden, current, withdrawn, created_at"
 _VERSION = (
     "object.id, version, record, manifest, salt, element_count, total_bytes, page_count, pages_root, "
     "version.created_at, version.id"
@@ -303,14 +304,13 @@ def _expect_current(connection: Connection, id: Identifier, version: int) -> Non
 
 
 def _object_row(wrapped: WrappedObject) -> tuple[object, ...]:
-    rule = wrapped.rule
     return (
         str(wrapped.id),
         wrapped.source.kind.value,
         os.fsencode(wrapped.source.path),
         wrapped.type,
         format_metadata(wrapped.metadata),
-        json.dumps({"open": rule.open, "allowed": [str(each) for each in rule.allowed]}),
+        format_terms(wrapped.terms),
         int(wrapped.unlisted),
         int(wrapped.list_elements),
         json.dumps(sorted(wrapped.hidden)),
@@ -321,14 +321,13 @@ def _object_row(wrapped: WrappedObject) -> tuple[object, ...]:
 
 
 def _object(row: tuple[str, str, bytes, str, str, str, int, int, str, int, int, int]) -> WrappedObject:
-    id, kind, path, type, metadata, rule, unlisted, list_elements, hidden, current, withdrawn, created_at = row
-    said = json.loads(rule)
+    id, kind, path, type, metadata, terms, unlisted, list_elements, hidden, current, withdrawn, created_at = row
     return WrappedObject(
         Identifier.parse(id),
         Source(SourceKind(kind), Path(os.fsdecode(path))),
         type,
         parse_metadata(metadata),
-        Rule(said["open"], tuple(Allowed.parse(each) for each in said["allowed"])),
+        _terms(terms),
         bool(unlisted),
         bool(list_elements),
         frozenset(json.loads(hidden)),
@@ -336,6 +335,14 @@ def _object(row: tuple[str, str, bytes, str, str, str, int, int, str, int, int, 
         bool(withdrawn),
         created_at,
     )
+
+
+def _terms(text: str) -> Terms:
+    """As they are, or as a rule of before there were terms: {"open": ..., "allowed": [...]}."""
+    said = json.loads(text)
+    if "mode" in said:
+        return parse_terms(text)
+    return Terms.opened() if said["open"] else Terms.allowing(said["allowed"])
 
 
 def _version(

@@ -101,4 +101,6 @@ MIGRATIONS: Final = (
     CREATE INDEX audit_peer ON audit (peer, at);
     CREATE INDEX audit_object ON audit (object, at);
     """,
+    # What is in it says which of the two it is: node.storage.catalog reads both.
+    "ALTER TABLE object RENAME COLUMN rule TO terms;",
 )

@@ -58,7 +58,7 @@ from pathlib import Path
 from hanse.client.identity import MARKER, Identity
 from hanse.home import Home
 from node.catalog import CATALOG, Catalog
-from node.policy import Rule
+from hanse.model.terms import Terms
 from node.storage.catalog import CatalogStorage
 
 home, folder, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -67,7 +67,7 @@ with contextlib.closing(CatalogStorage.open(home / CATALOG)) as storage:
     for number in range(1_000_000):
         path, suffix = folder / f"{name}-{number}", f"{name}/{number}"
         path.write_text(f"{name} {number}")
-        added = catalog.add(path, suffix=suffix, rule=Rule(open=True))
+        added = catalog.add(path, suffix=suffix, terms=Terms.opened())
         print(json.dumps({"id": str(added.id), "version": added.version}), flush=True)
         if number % 3 == 0:
             path.write_text(f"{name} {number}, second edition")

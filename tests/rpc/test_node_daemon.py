@@ -31,19 +31,19 @@ from hanse.errors import (
 )
 from hanse.model.address import Address
 from hanse.model.identifier import Identifier, Prefix
+from hanse.model.terms import Party, Permission, Terms
 from hanse.rpc import tls
 from node import app, rotate
 from node import join as joining
 from node.app import Daemon
 from node.join import UNFINISHED, join
-from node.policy import Allowed, Rule
 from node.status import status
 from registry import app as registry_app
 from tests.league import Registry, eventually
 from tests.nodes import LOCAL, Caller, Node, fetch_request, raised
 from tests.processes import free_port
 
-OPEN = Rule(open=True)
+OPEN = Terms.opened()
 
 
 @dataclass
@@ -414,11 +414,11 @@ def _only_keys(original: Callable[..., object], crash: Callable[..., object]) ->
     return changed
 
 
-def test_a_rule_bound_to_a_key_ends_with_that_key(registry: Registry, tmp_path: Path, data: Path) -> None:
+def test_terms_bound_to_a_key_ends_with_that_key(registry: Registry, tmp_path: Path, data: Path) -> None:
     acme = Node.join(registry, "86.acme", tmp_path / "acme")
     key_id = acme.identity.signing_key.public.key_id
     with Node.start(registry, "86.north", tmp_path / "north") as north:
-        north.add(data, "trial", Rule(allowed=(Allowed(Prefix("86.acme"), key_id),)))
+        north.add(data, "trial", Terms(permissions=(Permission((Party(Prefix("86.acme"), key_id),)),)))
         with Caller(acme.identity, north) as caller:
             assert caller.describe("86.north/trial")
             with acme.storage() as storage:

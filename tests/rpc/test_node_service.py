@@ -27,17 +27,17 @@ from hanse.errors import (
     Withdrawn,
 )
 from hanse.model.identifier import Prefix
+from hanse.model.terms import Party, Permission, Terms
 from hanse.rpc import tls
 from hanse.v1 import node_pb2
 from node import service
-from node.policy import Allowed, Rule
 from node.rates import Rates
 from registry import app as registry_app
 from tests.league import Registry, eventually
 from tests.nodes import Caller, Node, fetch_request
 
 TRIAL = "86.north/trial"
-FOR_ACME = Rule(allowed=(Allowed(Prefix("86.acme")),))
+FOR_ACME = Terms(permissions=(Permission((Party(Prefix("86.acme")),)),))
 
 
 @dataclass
@@ -64,7 +64,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     ):
         north.add(data, "trial", FOR_ACME)
         north.add(data, "secret", FOR_ACME, unlisted=True)
-        north.add(data / "a.bin", "open", Rule(open=True))
+        north.add(data / "a.bin", "open", Terms.opened())
         north.published()
         acme, east = (Node.join(registry, f"86.{name}", tmp / name) for name in ("acme", "east"))
         yield Scene(registry, north, acme, east, data)
@@ -427,7 +427,7 @@ def test_streams_beyond_the_limit_of_a_peer_are_refused_with_a_word(tmp_path: Pa
     with Registry.start(tmp_path / "registry") as registry:
         north = Node.join(registry, "86.north", tmp_path / "north")
         north.settings("streams_per_peer = 2\nstreams = 4\n")
-        north.add(tmp_path / "data", "trial", Rule(open=True))
+        north.add(tmp_path / "data", "trial", Terms.opened())
         north.serve()
         acme, east = (Node.join(registry, f"86.{name}", tmp_path / name) for name in ("acme", "east"))
         with Caller(acme.identity, north) as one, Caller(east.identity, north) as other:

@@ -15,10 +15,10 @@ from hanse.errors import AlreadyExists, Conflict, InvalidInput, LimitExceeded, N
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier
 from hanse.model.record import AccessMode, Metadata, ObjectRecord, Status
+from hanse.model.terms import Terms
 from hanse.signing import SigningKey, sign
 from node.catalog import CATALOG
 from node.minting import mint
-from node.policy import Allowed, Rule
 from node.storage.outbox import ORGANIZATION
 from tests.wrapping import NORTH, Owner, Shelf
 
@@ -39,7 +39,7 @@ def test_a_folder_becomes_an_object_whose_signatures_hold(tmp_path: Path) -> Non
         shelf.write("trial/a.csv", b"1,2\n")
         shelf.write("trial/inner/b.bin", b"x" * (limits.CHUNK_BYTES + 1))
 
-        added = shelf.catalog.add(tmp_path / "trial", metadata=Metadata(title="Trial"), rule=Rule(open=True))
+        added = shelf.catalog.add(tmp_path / "trial", metadata=Metadata(title="Trial"), terms=Terms.opened())
 
         wrapped = shelf.stored(added.id)
         now = int(time.time())
@@ -90,28 +90,28 @@ def test_a_file_is_a_single_file_and_an_empty_folder_has_no_elements(tmp_path: P
         assert any("no files" in note for note in empty.notes)
 
 
-def test_without_a_rule_only_the_owner_gets_in_and_is_told_so(tmp_path: Path) -> None:
+def test_without_terms_only_the_owner_gets_in_and_is_told_so(tmp_path: Path) -> None:
     with Shelf.open(tmp_path) as shelf:
         path = shelf.write("a", b"x")
         assert any("nobody but you" in note for note in shelf.catalog.add(path).notes)
-        allowed = shelf.catalog.add(path, rule=Rule(allowed=(Allowed.parse("86.south"),)))
+        allowed = shelf.catalog.add(path, terms=Terms.allowing(["86.south"]))
         assert allowed.notes == ()
         assert the_record(shelf, allowed.id).access.mode is AccessMode.ON_REQUEST
         assert "south" not in str(the_record(shelf, allowed.id))
-        opened = shelf.catalog.add(path, rule=Rule(open=True))
+        opened = shelf.catalog.add(path, terms=Terms.opened())
         assert the_record(shelf, opened.id).access.mode is AccessMode.OPEN
 
 
-def test_rule_and_metadata_are_kept(tmp_path: Path) -> None:
-    rule = Rule(allowed=(Allowed.parse("86.south"), Allowed.parse("86.east#" + "a1" * 16)))
+def test_terms_and_metadata_are_kept(tmp_path: Path) -> None:
+    terms = Terms.allowing(["86.south", "86.east#" + "a1" * 16])
     metadata = Metadata(title="T", subjects=("a", "b"), attributes_json='{"n": [1, "数"]}')
     with Shelf.open(tmp_path) as shelf:
-        id = shelf.catalog.add(shelf.write("a"), suffix="x1", metadata=metadata, type="Trial", rule=rule).id
+        id = shelf.catalog.add(shelf.write("a"), suffix="x1", metadata=metadata, type="Trial", terms=terms).id
     with Shelf.open(tmp_path, shelf.owner) as shelf:
         (entry,) = shelf.catalog.list()
         wrapped = shelf.storage.object(id)
         assert wrapped is not None
-        assert (entry.rule, entry.type, entry.title, wrapped.metadata) == (rule, "Trial", "T", metadata)
+        assert (entry.terms, entry.type, entry.title, wrapped.metadata) == (terms, "Trial", "T", metadata)
 
 
 # Identifiers.
@@ -170,7 +170,7 @@ def test_no_name_path_or_content_is_in_what_is_published(tmp_path: Path) -> None
     with Shelf.open(tmp_path) as shelf:
         shelf.write(f"{CANARY}/{CANARY}-folder/{CANARY}.csv", CANARY.encode())
         shelf.catalog.add(tmp_path / CANARY)
-        shelf.catalog.add(tmp_path / CANARY / f"{CANARY}-folder" / f"{CANARY}.csv", rule=Rule(open=True))
+        shelf.catalog.add(tmp_path / CANARY / f"{CANARY}-folder" / f"{CANARY}.csv", terms=Terms.opened())
         shelf.write(f"{CANARY}/more", b"")
         shelf.catalog.refresh()
         shelf.catalog.withdraw(shelf.catalog.list()[0].id.suffix)

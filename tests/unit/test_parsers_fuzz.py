@@ -26,13 +26,13 @@ from hanse.model.manifest import ElementName
 from hanse.model.organization import IdentityKey, NodeEndpoint, OrganizationRecord
 from hanse.model.record import Relation, check_media_type, check_text
 from hanse.model.search import Query
+from hanse.model.terms import Party
 from hanse.rpc import status, tls
 from hanse.signing import SigningKey, is_signed_by, sign
 from hanse.v1 import envelope_pb2, manifest_pb2, organization_pb2, record_pb2, registry_pb2
 from node.cli.operating import parse_since
 from node.config import Config
 from node.metadata import format_metadata, parse_metadata
-from node.policy import Allowed
 from registry import config as registry_config
 from registry import duration, index
 from tests.garbage import TEXTS, damaged, messages
@@ -64,7 +64,7 @@ BY_TEXT: dict[str, Callable[[str], Any]] = {
     "media type": check_media_type,
     "relation": Relation.parse,
     "invitation": wire.invitation_from_text,
-    "permission": Allowed.parse,
+    "permission": Party.parse,
     "duration": duration.parse,
     "settings": Config.parse,
     "metadata": parse_metadata,
