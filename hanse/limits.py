@@ -60,3 +60,9 @@ STREAMS_PER_PEER: Final = 256
 CALLS_PER_PEER: Final = 200  # a second, sustained
 CALLS_PER_PEER_BURST: Final = 2000
 CONNECTION_AGE: Final = 1 * HOUR  # after which a peer must show its certificate again
+
+# Papers.
+GRANT_CHAIN: Final = 8  # grants narrowed one from the other: each is verified and counted at every use
+REQUESTS_WAITING: Final = 50  # of one organization at one owner: people read them
+GRANTS_NARROWED: Final = 1000  # below one grant of the owner's, at the owner's node
+GRANT_FILE_BYTES: Final = 1 * MIB  # a narrowed grant with all above it, as it is handed over

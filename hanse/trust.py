@@ -167,7 +167,7 @@ def record(
         raise WrongContent(f"a record of {found.id} was offered for {expected}")
     if found.id.prefix != owner.prefix:
         raise WrongContent(f"{owner.prefix} cannot sign for {found.id}")
-    signed_by = _signing_key(envelope, owner, found.issued_at)
+    signed_by = signing_key(envelope, owner, found.issued_at)
     if signed_by is None:
         raise BadSignature(
             f"the record of {found.id} is not signed by {owner.prefix}: no valid signature by a key of its own"
@@ -199,7 +199,8 @@ def record(
     return VerifiedRecord(found, envelope, digest, signed_by)
 
 
-def _signing_key(envelope: Envelope, owner: OrganizationRecord, issued_at: int) -> KeyId | None:
+def signing_key(envelope: Envelope, owner: OrganizationRecord, issued_at: int) -> KeyId | None:
+    """Which key of the organization signed it; a previous one counts for what was dated while it was current."""
     for key in owner.keys:
         in_time = key.valid_until is None or issued_at <= key.valid_until
         if in_time and is_signed_by(envelope, key.public_key):
@@ -220,7 +221,7 @@ def manifest(envelope: Envelope, salt: bytes, promised: ObjectRecord, owner: Org
         )
     if commitment(salt, envelope) != promised.commitment:
         raise WrongContent(f"the manifest of {promised.id} is not the one that its record is committed to")
-    if _signing_key(envelope, owner, found.issued_at) is None:
+    if signing_key(envelope, owner, found.issued_at) is None:
         raise BadSignature(f"the manifest of {promised.id} is not signed by {owner.prefix}")
     return found
 
