@@ -1,0 +1,249 @@
+"""The tables of requests and grants, both ways: asked of us and by us, given by us and held.
+
+What it is not: a judge. What is put here was verified (hanse.papers) or made by this home. Every function works
+inside the caller's transaction; digests are of envelopes, and name papers.
+
+    put_grant(change.connection, grant, envelope, change.now)
+    use(change.connection, digests, fetches=1, bytes=0)
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from hanse import wire
+from hanse import wire_papers as papers
+from hanse.model.envelope import Envelope
+from hanse.model.identifier import Identifier, Prefix
+from hanse.model.papers import Grant
+from hanse.storage.database import Connection
+
+
+class RequestState(StrEnum):
+    """How a request stands."""
+
+    WAITING = "waiting"
+    GRANTED = "granted"
+    DENIED = "denied"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """``number`` is what the owner types; ``peer`` the other side. Times in Unix seconds."""
+
+    number: int
+    digest: bytes
+    ours: bool
+    peer: Prefix
+    envelope: Envelope
+    state: RequestState
+    answer: Envelope | None
+    at: int
+    answered_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRow:
+    """``fetches`` and ``bytes`` were used, of it and of all that were narrowed from it."""
+
+    digest: bytes
+    owner: Prefix
+    maker: Prefix
+    holder: Prefix
+    parent: bytes
+    root: bytes
+    envelope: Envelope
+    fetches: int
+    bytes: int
+    revocation: Envelope | None
+    revoked_at: int | None
+    at: int
+
+    @property
+    def grant(self) -> Grant:
+        return papers.decode_grant(self.envelope.payload)
+
+
+_REQUEST = "number, digest, ours, peer, envelope, state, answer, at, answered_at"
+_GRANT = "digest, owner, maker, holder, parent, root, envelope, fetches, bytes, revocation, revoked_at, at"
+
+
+# Requests.
+
+
+def put_request(
+    connection: Connection, envelope: Envelope, *, ours: bool, peer: Prefix, about: Identifier, now: int
+) -> int:
+    """Its number. The caller has looked that it is not there."""
+    cursor = connection.execute(
+        "INSERT INTO request (digest, ours, peer, object, envelope, state, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (envelope.digest, int(ours), str(peer), about.key, wire.encode_envelope(envelope), "waiting", now),
+    )
+    assert cursor.lastrowid is not None  # noqa: S101 - a row was inserted
+    return cursor.lastrowid
+
+
+def answer_request(connection: Connection, digest: bytes, state: RequestState, answer: Envelope, now: int) -> None:
+    """Keeps the grant or the denial."""
+    connection.execute(
+        "UPDATE request SET state = ?, answer = ?, answered_at = ? WHERE digest = ?",
+        (state.value, wire.encode_envelope(answer), now, digest),
+    )
+
+
+def request(connection: Connection, digest: bytes) -> RequestRow | None:
+    """By the digest of its envelope."""
+    row = connection.execute(f"SELECT {_REQUEST} FROM request WHERE digest = ?", (digest,)).fetchone()
+    return _request(row) if row else None
+
+
+def numbered(connection: Connection, number: int, *, ours: bool) -> RequestRow | None:
+    """By what the owner types."""
+    row = connection.execute(
+        f"SELECT {_REQUEST} FROM request WHERE number = ? AND ours = ?", (number, int(ours))
+    ).fetchone()
+    return _request(row) if row else None
+
+
+def requests(
+    connection: Connection, *, ours: bool, waiting: bool = False, about: Identifier | None = None
+) -> list[RequestRow]:
+    """Newest first."""
+    rows = connection.execute(
+        f"SELECT {_REQUEST} FROM request WHERE ours = ? AND (? OR state = 'waiting') AND (? OR object = ?) "
+        "ORDER BY number DESC",
+        (int(ours), int(not waiting), int(about is None), about.key if about else ""),
+    )
+    return [_request(row) for row in rows]
+
+
+def waiting_of(connection: Connection, peer: Prefix) -> int:
+    """How many requests of that organization wait for us."""
+    found = connection.execute(
+        "SELECT count(*) FROM request WHERE peer = ? AND state = 'waiting' AND ours = 0", (str(peer),)
+    ).fetchone()
+    return int(found[0])
+
+
+# Grants.
+
+
+def put_grant(connection: Connection, grant: Grant, envelope: Envelope, now: int) -> bool:
+    """False if it is there already. The grants above it in its chain must be there."""
+    digest = envelope.digest
+    if connection.execute("SELECT 1 FROM grant_ WHERE digest = ?", (digest,)).fetchone():
+        return False
+    root = digest
+    if grant.parent:
+        root = connection.execute("SELECT root FROM grant_ WHERE digest = ?", (grant.parent,)).fetchone()[0]
+    connection.execute(
+        "INSERT INTO grant_ (digest, owner, maker, holder, parent, root, envelope, valid_until, at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            digest, str(grant.owner), str(grant.issuer), str(grant.to), grant.parent or None, root,
+            wire.encode_envelope(envelope), grant.conditions.valid_until, now,
+        ),
+    )  # fmt: skip
+    connection.executemany(
+        "INSERT INTO grant_object (object, digest) VALUES (?, ?)", [(each.key, digest) for each in set(grant.ids)]
+    )
+    return True
+
+
+def grant(connection: Connection, digest: bytes) -> GrantRow | None:
+    """By the digest of its envelope."""
+    row = connection.execute(f"SELECT {_GRANT} FROM grant_ WHERE digest = ?", (digest,)).fetchone()
+    return _grant(row) if row else None
+
+
+def chain(connection: Connection, digest: bytes) -> list[GrantRow]:
+    """From the owner's grant to that one; empty if it is not known."""
+    found: list[GrantRow] = []
+    at: bytes | None = digest
+    while at:
+        row = grant(connection, at)
+        if row is None:
+            return []
+        found.append(row)
+        at = row.parent or None
+    return found[::-1]
+
+
+def use(connection: Connection, digests: Iterable[bytes], fetches: int, bytes: int) -> None:  # noqa: A002
+    """Counts on each grant of a chain; negative numbers give back."""
+    connection.executemany(
+        "UPDATE grant_ SET fetches = max(0, fetches + ?), bytes = max(0, bytes + ?) WHERE digest = ?",
+        [(fetches, bytes, digest) for digest in digests],
+    )
+
+
+def revoke(connection: Connection, digest: bytes, revocation: Envelope, now: int) -> bool:
+    """False if it was revoked before: the first revocation stays."""
+    return bool(
+        connection.execute(
+            "UPDATE grant_ SET revocation = ?, revoked_at = ? WHERE digest = ? AND revoked_at IS NULL",
+            (wire.encode_envelope(revocation), now, digest),
+        ).rowcount
+    )
+
+
+def beginning(connection: Connection, digits: str) -> list[GrantRow]:
+    """Those whose digest begins so, in hexadecimal."""
+    low = bytes.fromhex(digits.ljust(64, "0"))
+    high = bytes.fromhex(digits.ljust(64, "f"))
+    rows = connection.execute(f"SELECT {_GRANT} FROM grant_ WHERE digest BETWEEN ? AND ?", (low, high))
+    return [_grant(row) for row in rows]
+
+
+def grants(
+    connection: Connection, *, maker: Prefix | None = None, holder: Prefix | None = None, owner: Prefix | None = None
+) -> list[GrantRow]:
+    """Newest first."""
+    where, values = _filters(maker=maker, holder=holder, owner=owner)
+    rows = connection.execute(f"SELECT {_GRANT} FROM grant_ WHERE {where} ORDER BY at DESC, digest", values)
+    return [_grant(row) for row in rows]
+
+
+def grants_for(
+    connection: Connection, about: Identifier, *, holder: Prefix, maker: Prefix | None = None
+) -> list[GrantRow]:
+    """Those that name the object, newest first."""
+    where, values = _filters(maker=maker, holder=holder)
+    rows = connection.execute(
+        f"SELECT {', '.join(f'grant_.{each}' for each in _GRANT.split(', '))} FROM grant_object "
+        f"JOIN grant_ ON grant_.digest = grant_object.digest WHERE object = ? AND {where} ORDER BY at DESC, digest",
+        (about.key, *values),
+    )
+    return [_grant(row) for row in rows]
+
+
+def below(connection: Connection, root: bytes) -> int:
+    """How many grants were narrowed from that one, at any depth, as far as is known."""
+    found = connection.execute("SELECT count(*) FROM grant_ WHERE root = ? AND digest <> root", (root,)).fetchone()
+    return int(found[0])
+
+
+def _filters(**columns: Prefix | None) -> tuple[str, Sequence[str]]:
+    given = {name: str(value) for name, value in columns.items() if value is not None}
+    return " AND ".join([*(f"grant_.{name} = ?" for name in given), "1"]), tuple(given.values())
+
+
+def _envelope(data: bytes | None) -> Envelope | None:
+    return wire.decode_envelope(data) if data is not None else None
+
+
+def _request(row: Sequence[Any]) -> RequestRow:
+    number, digest, ours, peer, envelope, state, answer, at, answered_at = row
+    return RequestRow(
+        number, digest, bool(ours), Prefix(peer), wire.decode_envelope(envelope), RequestState(state),
+        _envelope(answer), at, answered_at,
+    )  # fmt: skip
+
+
+def _grant(row: Sequence[Any]) -> GrantRow:
+    digest, owner, maker, holder, parent, root, envelope, fetches, used, revocation, revoked_at, at = row
+    return GrantRow(
+        digest, Prefix(owner), Prefix(maker), Prefix(holder), parent or b"", root, wire.decode_envelope(envelope),
+        fetches, used, _envelope(revocation), revoked_at, at,
+    )  # fmt: skip
