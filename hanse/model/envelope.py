@@ -23,6 +23,7 @@ class PayloadType(StrEnum):
     REVOCATION = "application/vnd.hanse.revocation.v1"
     RECEIPT = "application/vnd.hanse.receipt.v1"
     DELETION = "application/vnd.hanse.deletion.v1"
+    EVIDENCE = "application/vnd.hanse.evidence.v1"
 
 
 @dataclass(frozen=True, slots=True)
