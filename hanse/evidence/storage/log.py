@@ -1,18 +1,25 @@
 """The log's tables: leaves, the subtrees over them, checkpoints. SPEC.md section 18; RFC 6962 section 2.
 
-What it is not: a judge of what is appended. All functions work inside the caller's transaction.
+What it is not: a judge of what is appended; nor does it know keys or the time. All functions work inside the
+caller's transaction, if there is one.
+
+    first = size(connection)
+    root = append(connection, first, [Entry.of(Kind.GRANT, payload)], now)
 """
 
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache, partial
 from hashlib import sha256
 
-from hanse.merkle import EMPTY_ROOT, leaf_hash, node_hash
+from hanse.errors import StorageFailed
+from hanse.merkle import Nodes, leaf_hash, node_hash, perfect, root_at
 from hanse.storage.database import Connection
 
 SALT_BYTES = 16
+MOST = (1 << 63) - 1  # leaves, as SQLite counts
 
 
 class Kind(StrEnum):
@@ -48,6 +55,18 @@ def leaf_data(kind: str, salt: bytes, payload: bytes) -> bytes:
     return kind.encode() + b"\0" + sha256(salt + payload).digest()
 
 
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A leaf as it is kept. ``payload`` and ``salt`` are None once it was erased; ``at`` is Unix seconds."""
+
+    position: int
+    kind: str
+    hash: bytes
+    salt: bytes | None
+    payload: bytes | None
+    at: int
+
+
 def size(connection: Connection) -> int:
     """Number of leaves."""
     return int(connection.execute("SELECT coalesce(max(position) + 1, 0) FROM leaf").fetchone()[0])
@@ -59,44 +78,78 @@ def append(connection: Connection, first: int, entries: Sequence[Entry], now: in
         "INSERT INTO leaf (position, kind, hash, salt, payload, at) VALUES (?, ?, ?, ?, ?, ?)",
         [(first + n, each.kind.value, each.hash, each.salt, each.payload, now) for n, each in enumerate(entries)],
     )
-    # The perfect subtrees that the tree consists of before the first new leaf, from the highest to the lowest.
-    stack = [(level, _subtree(connection, level, at)) for level, at in perfect(first)]
+    # The perfect subtrees of the tree so far; those that the new leaves complete come to them.
+    known = {at: node(connection, *at) for at in perfect(first)}
     complete: list[tuple[int, int, bytes]] = []
     for position, entry in enumerate(entries, first):
-        level, at, digest = 0, position, entry.hash
-        while stack and stack[-1][0] == level:
-            digest = node_hash(stack.pop()[1], digest)
-            level, at = level + 1, at >> 1
-            complete.append((level, at, digest))
-        stack.append((level, digest))
+        level, digest = 0, entry.hash
+        while position >> level & 1:
+            digest = node_hash(known[level, (position >> level) - 1], digest)
+            level += 1
+            complete.append((level, position >> level, digest))
+        known[level, position >> level] = digest
     connection.executemany("INSERT INTO subtree (level, position, hash) VALUES (?, ?, ?)", complete)
-    if not stack:
-        return EMPTY_ROOT
-    root = stack[-1][1]
-    for _, left in reversed(stack[:-1]):
-        root = node_hash(left, root)
-    return root
+    return root_at(lambda level, position: known[level, position], first + len(entries))
 
 
-def perfect(size: int) -> Iterator[tuple[int, int]]:
-    """(level, position) of the perfect subtrees that a tree of ``size`` leaves consists of, the highest first."""
-    start = 0
-    for level in reversed(range(size.bit_length())):
-        if size >> level & 1:
-            yield level, start >> level
-            start += 1 << level
-
-
-def _subtree(connection: Connection, level: int, position: int) -> bytes:
+def node(connection: Connection, level: int, position: int) -> bytes:
+    """The hash of a perfect subtree; of a leaf at level 0. Raises StorageFailed when it is missing."""
     if level == 0:
         row = connection.execute("SELECT hash FROM leaf WHERE position = ?", (position,)).fetchone()
     else:
         row = connection.execute(
             "SELECT hash FROM subtree WHERE level = ? AND position = ?", (level, position)
         ).fetchone()
+    if row is None:
+        raise StorageFailed(
+            f"the log lacks a part (level {level}, number {position}): restore evidence.db from your backup"
+        )
     return bytes(row[0])
+
+
+def nodes(connection: Connection) -> Nodes:
+    """The same, as proofs are made from. What is there once never changes: it is read once."""
+    return lru_cache(4096)(partial(node, connection))
+
+
+def leaves(connection: Connection, first: int = 0, end: int | None = None) -> Iterator[Leaf]:
+    """In order, from position ``first`` to before ``end``."""
+    rows = connection.execute(
+        "SELECT position, kind, hash, salt, payload, at FROM leaf WHERE position >= ? AND position < ?"
+        " ORDER BY position",
+        (first, MOST if end is None else end),
+    )
+    return (Leaf(*row) for row in rows)
+
+
+def hashes(connection: Connection) -> Iterator[tuple[int, bytes]]:
+    """(position, leaf hash) of every leaf, in order."""
+    yield from connection.execute("SELECT position, hash FROM leaf ORDER BY position")
+
+
+def subtrees(connection: Connection) -> int:
+    """How many are kept."""
+    return int(connection.execute("SELECT count(*) FROM subtree").fetchone()[0])
+
+
+def erase(connection: Connection, position: int) -> bool:
+    """Whether there is such a leaf; its payload and salt are gone then."""
+    return bool(
+        connection.execute("UPDATE leaf SET payload = NULL, salt = NULL WHERE position = ?", (position,)).rowcount
+    )
 
 
 def put_checkpoint(connection: Connection, size: int, note: str, now: int) -> None:
     """The signed note of the tree of that size."""
     connection.execute("INSERT INTO checkpoint (size, note, at) VALUES (?, ?, ?)", (size, note, now))
+
+
+def newest_checkpoint(connection: Connection) -> str | None:
+    """The signed note of the largest tree; None while the log is empty."""
+    row = connection.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
+    return None if row is None else str(row[0])
+
+
+def checkpoints(connection: Connection) -> Iterator[tuple[int, str]]:
+    """(size, signed note) of every checkpoint, the smallest first."""
+    yield from connection.execute("SELECT size, note FROM checkpoint ORDER BY size")

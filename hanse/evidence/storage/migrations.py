@@ -12,8 +12,8 @@ MIGRATIONS: Final = (
         position INTEGER PRIMARY KEY,     -- from 0, without gaps
         kind TEXT NOT NULL,               -- hanse.evidence.log.Kind
         hash BLOB NOT NULL,               -- RFC 6962 leaf hash
-        salt BLOB NOT NULL,
-        payload BLOB,                     -- null once it was erased
+        salt BLOB,                        -- null once the payload was erased
+        payload BLOB,
         at INTEGER NOT NULL               -- Unix seconds, as all that end in _at
     ) STRICT;
 
@@ -37,7 +37,8 @@ MIGRATIONS: Final = (
         size INTEGER NOT NULL,
         note TEXT NOT NULL,
         at INTEGER NOT NULL,
-        told_size INTEGER NOT NULL        -- of our log, that the peer says it has seen
+        told_size INTEGER NOT NULL,       -- of our log, that the peer says it has seen
+        lost_size INTEGER NOT NULL        -- the same when it was more than there was: our log lost its end; else 0
     ) STRICT;
 
     -- Two signed checkpoints of one log that contradict each other: kept for good.
