@@ -115,13 +115,26 @@ MIGRATIONS: Final = (
         key_name TEXT PRIMARY KEY,        -- names the key's file and the folder
         grant_ BLOB NOT NULL,
         owner TEXT NOT NULL,
-        object TEXT NOT NULL,
+        object TEXT NOT NULL,             -- Identifier.key
+        id TEXT NOT NULL,                 -- as it is written
         version INTEGER NOT NULL,
-        expires_at INTEGER NOT NULL,
         made_at INTEGER NOT NULL,
-        destroyed_at INTEGER,
+        finished_at INTEGER,              -- null while it is being fetched
+        expires_at REAL NOT NULL,         -- by the clock of leases
+        reason TEXT,                      -- why it ends: decided before its key is touched
+        destroyed_at INTEGER,             -- of the key
         deletion BLOB,                    -- Envelope
         delivered_at INTEGER              -- when the owner had the deletion
+    ) STRICT;
+    CREATE INDEX lease_live ON lease (object) WHERE destroyed_at IS NULL;
+
+    -- A clock that does not go back: see hanse.vault.clock.
+    CREATE TABLE lease_clock (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        lease REAL NOT NULL,
+        wall REAL NOT NULL,
+        boot TEXT NOT NULL,
+        since_boot REAL NOT NULL
     ) STRICT;
 
     CREATE TABLE audit (
