@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import structlog
@@ -35,6 +35,7 @@ from hanse.errors import (
     Withdrawn,
 )
 from hanse.model.identifier import Identifier, Prefix
+from hanse.model.papers import Grant
 from hanse.model.terms import Operation
 from hanse.rpc import server
 from hanse.rpc.status import abort
@@ -43,7 +44,7 @@ from node import streams
 from node.audit import Audit, Decided, Ticket
 from node.members import Members
 from node.observe import Metrics
-from node.policy import Asked, Caller, Policies
+from node.policy import Asked, Caller, Policies, Usage
 from node.rates import Rates
 from node.sources.opening import Opener
 from node.storage.catalog import CatalogStorage, StoredVersion, WrappedObject
@@ -51,6 +52,7 @@ from node.streams import Piece, Stream, Streams
 
 M = TypeVar("M", bound=Message)
 _MOST = (1 << 63) - 1  # what the catalog's integers hold
+_DIGEST_BYTES = 32
 Answer = Callable[[bytes, Caller], bytes]
 log = structlog.get_logger("hanse.node.service")
 
@@ -82,6 +84,28 @@ class Granted:
     version: StoredVersion
     ticket: Ticket
     stream: Stream
+    held: "Held | None" = None
+
+
+class Held(Protocol):
+    """A grant that the caller holds, the owner's grant that it comes from first in ``chain``; what was used of each."""
+
+    @property
+    def grant(self) -> Grant: ...
+    @property
+    def chain(self) -> tuple[Grant, ...]: ...
+    @property
+    def digests(self) -> tuple[bytes, ...]: ...
+    @property
+    def usage(self) -> tuple[Usage, ...]: ...
+
+
+class Grants(Protocol):
+    """node.grants.Grants, as far as it is asked here."""
+
+    def held(self, digest: bytes, caller: Caller, id: Identifier) -> Held:
+        """Raises Revoked, NotPermitted."""
+        ...
 
 
 class NodeService(grpc.GenericRpcHandler):
@@ -101,12 +125,13 @@ class NodeService(grpc.GenericRpcHandler):
         clock: Callable[[], float] = time.time,
         small: Mapping[str, Answer] | None = None,
         policies: Policies | None = None,
+        grants: Grants | None = None,
     ) -> None:
         """``small``: what answers the calls of one message, by the method's name; those left out are UNIMPLEMENTED."""
         self._prefix, self._storage, self._members, self._audit = prefix, storage, members, audit
         self._streams, self._rates = open_streams, rates or Rates()
         self._metrics, self._contact, self._clock = metrics or Metrics(), contact, clock
-        self._policies = policies or Policies()
+        self._policies, self._grants = policies or Policies(), grants
         self.serving = True
         self._handlers = {
             "/hanse.v1.Node/Describe": self._describe,
@@ -195,7 +220,7 @@ class NodeService(grpc.GenericRpcHandler):
 
     def _describe(self, data: bytes, call: "_Call") -> Iterator[bytes]:
         request = _parse(node_pb2.DescribeRequest, data)
-        granted = self._decide(request.id, request.version, call)
+        granted = self._decide(request.id, request.version, request.grant, call)
         version = granted.version
         assert version.manifest is not None  # noqa: S101 - only a tombstone has none, and _decide refuses that
         yield node_pb2.DescribeResponse(
@@ -213,7 +238,7 @@ class NodeService(grpc.GenericRpcHandler):
 
     def _hashes(self, data: bytes, call: "_Call") -> Iterator[bytes]:
         request = _parse(node_pb2.HashesRequest, data)
-        granted = self._decide(request.id, request.version, call)
+        granted = self._decide(request.id, request.version, request.grant, call)
         if request.element >= granted.version.element_count:
             raise InvalidInput(f"the object has {granted.version.element_count} elements")
         if granted.version.version != granted.wrapped.current_version:
@@ -227,7 +252,7 @@ class NodeService(grpc.GenericRpcHandler):
         request = _parse(node_pb2.FetchRequest, data)
         if len(request.spans) > limits.SPANS:
             raise LimitExceeded(f"a request has at most {limits.SPANS} spans")
-        granted = self._decide(request.id, request.version, call)
+        granted = self._decide(request.id, request.version, request.grant, call)
         if granted.version.version != granted.wrapped.current_version:
             raise SourceChanged(_replaced(granted))
         for span in request.spans:
@@ -270,12 +295,14 @@ class NodeService(grpc.GenericRpcHandler):
             if expected != span.element + (span.elements or 1):
                 raise SourceChanged(_replaced(granted))
 
-    def _decide(self, text: str, number: int, call: "_Call") -> Granted:
+    def _decide(self, text: str, number: int, digest: bytes, call: "_Call") -> Granted:
         """Whether the caller gets in, as a durable row. Raises what the caller is told."""
         self._rates.spend((call.peer, call.key_digest))
         identifier = Identifier.parse(text)
         if number > _MOST:
             raise InvalidInput("a version is less than 2^63")
+        if digest and len(digest) != _DIGEST_BYTES:
+            raise InvalidInput(f"a grant is named by {_DIGEST_BYTES} bytes")
         try:
             caller = self._members.caller(call.peer, call.key_digest)
         except NotPermitted as error:
@@ -284,12 +311,12 @@ class NodeService(grpc.GenericRpcHandler):
         call.stream = self._streams.open(
             call.peer,
             call.context.cancel,
-            lambda: self._objection(identifier, call.peer, call.key_digest, call.operation),
-            (identifier, call.peer, call.key_digest, call.operation),
+            lambda: self._objection(identifier, call.peer, call.key_digest, call.operation, digest),
+            (identifier, call.peer, call.key_digest, call.operation, digest),
         )
         wrapped = self._storage.object(identifier) if identifier.prefix == self._prefix else None
         version = self._storage.version(identifier, number or (wrapped.current_version if wrapped else 1))
-        refusal, why = self._refusal(identifier, wrapped, caller, call.operation)
+        refusal, why, held = self._refusal(identifier, wrapped, caller, call.operation, digest)
         if refusal is None and version is None:
             refusal, why = NotFound(f"there is no version {number} of {identifier}"), "no such version"
         ticket = self._record(
@@ -298,18 +325,27 @@ class NodeService(grpc.GenericRpcHandler):
         if refusal is not None or wrapped is None or version is None:
             raise refusal or NotFound(self._absent(identifier))
         call.ticket = ticket
-        return Granted(wrapped, version, ticket, call.stream)
+        return Granted(wrapped, version, ticket, call.stream, held)
 
     def _refusal(
-        self, identifier: Identifier, wrapped: WrappedObject | None, caller: Caller, operation: str
-    ) -> tuple[HanseError | None, str]:
-        """What the caller is to be told, None if it gets in; and why, for the owner."""
+        self, identifier: Identifier, wrapped: WrappedObject | None, caller: Caller, operation: str, digest: bytes
+    ) -> tuple[HanseError | None, str, Held | None]:
+        """What the caller is to be told, None if it gets in; why, for the owner; and the grant that it holds."""
+        held, failure = None, None
+        if digest and wrapped is not None:
+            try:
+                held = self._grants.held(digest, caller, identifier) if self._grants is not None else None
+            except NotPermitted as error:
+                failure = error
         decision = self._policies.decide(
             Asked(
                 caller,
                 Operation.DESCRIBE if operation == "describe" else Operation.FETCH,
                 identifier,
                 int(self._clock()),
+                held.grant if held else None,
+                held.chain if held else (),
+                digests=held.digests if held else (),
             ),
             wrapped.terms if wrapped else None,
             owner=self._prefix,
@@ -317,22 +353,26 @@ class NodeService(grpc.GenericRpcHandler):
         )
         contact = self._contact() or str(self._prefix)
         if not decision.visible or wrapped is None:
-            return NotFound(self._absent(identifier)), decision.why
+            return NotFound(self._absent(identifier)), decision.why, None
         if wrapped.withdrawn:
-            return Withdrawn(f"{wrapped.id} was withdrawn by its owner"), "withdrawn"
+            return Withdrawn(f"{wrapped.id} was withdrawn by its owner"), "withdrawn", None
         if not decision.allowed:
+            if failure is not None:
+                return failure, failure.reason.lower(), None
             way = f" with `hanse request {wrapped.id}`" if decision.error is GrantNeeded else ""
-            return decision.error(f"{caller.prefix} may not read {wrapped.id}: ask {contact}{way}"), decision.why
-        return None, decision.why
+            return decision.error(f"{caller.prefix} may not read {wrapped.id}: ask {contact}{way}"), decision.why, None
+        return None, decision.why, held
 
     def _absent(self, identifier: Identifier) -> str:
         return f"the node of {self._prefix} has no object {identifier}, or none for you"
 
-    def _objection(self, identifier: Identifier, peer: Prefix, key_digest: bytes, operation: str) -> HanseError | None:
+    def _objection(
+        self, identifier: Identifier, peer: Prefix, key_digest: bytes, operation: str, digest: bytes
+    ) -> HanseError | None:
         """Why a running stream may not go on; asked once a second by the watchdog."""
         try:
             caller = self._members.caller(peer, key_digest)
-            return self._refusal(identifier, self._storage.object(identifier), caller, operation)[0]
+            return self._refusal(identifier, self._storage.object(identifier), caller, operation, digest)[0]
         except Unreachable as error:
             return error if self._members.is_stale() else None
         except HanseError as error:
