@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hanse.v1 import envelope_pb2 as hanse_dot_v1_dot_envelope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13hanse/v1/node.proto\x12\x08hanse.v1\x1a\x17hanse/v1/envelope.proto\"c\n\x0f\x44\x65scribeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\nfirst_page\x18\x03 \x01(\x04\x12\x10\n\x08no_pages\x18\x04 \x01(\x08\x12\r\n\x05grant\x18\x05 \x01(\x0c\"x\n\x10\x44\x65scribeResponse\x12\"\n\x06record\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12$\n\x08manifest\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0c\n\x04salt\x18\x03 \x01(\x0c\x12\x0c\n\x04page\x18\x04 \x01(\x0c\"L\n\rHashesRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07\x65lement\x18\x03 \x01(\x04\x12\r\n\x05grant\x18\x04 \x01(\x0c\" \n\x0eHashesResponse\x12\x0e\n\x06hashes\x18\x01 \x01(\x0c\"k\n\x0c\x46\x65tchRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x1d\n\x05spans\x18\x03 \x03(\x0b\x32\x0e.hanse.v1.Span\x12\r\n\x05grant\x18\x04 \x01(\x0c\x12\x10\n\x08\x64\x65livery\x18\x05 \x01(\x0c\"N\n\x04Span\x12\x0f\n\x07\x65lement\x18\x01 \x01(\x04\x12\x10\n\x08\x65lements\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_chunk\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\x04\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"1\n\nAskRequest\x12#\n\x07request\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"1\n\x0b\x41skResponse\x12\"\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"4\n\x0ePresentRequest\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\"\x11\n\x0fPresentResponse\"!\n\x0fStandingRequest\x12\x0e\n\x06grants\x18\x01 \x03(\x0c\";\n\x10StandingResponse\x12\'\n\x07revoked\x18\x01 \x03(\x0b\x32\x16.hanse.v1.RevokedGrant\"E\n\x0cRevokedGrant\x12\r\n\x05grant\x18\x01 \x01(\x0c\x12&\n\nrevocation\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\"o\n\rSettleRequest\x12\"\n\x06papers\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12\x11\n\tseen_size\x18\x04 \x01(\x04\"p\n\x0eSettleResponse\x12\"\n\x07settled\x18\x01 \x03(\x0b\x32\x11.hanse.v1.Settled\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12\x11\n\tseen_size\x18\x04 \x01(\x04\"=\n\x07Settled\x12!\n\x05paper\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0f\n\x07refusal\x18\x02 \x01(\t2\xba\x03\n\x04Node\x12\x43\n\x08\x44\x65scribe\x12\x19.hanse.v1.DescribeRequest\x1a\x1a.hanse.v1.DescribeResponse0\x01\x12=\n\x06Hashes\x12\x17.hanse.v1.HashesRequest\x1a\x18.hanse.v1.HashesResponse0\x01\x12:\n\x05\x46\x65tch\x12\x16.hanse.v1.FetchRequest\x1a\x17.hanse.v1.FetchResponse0\x01\x12\x32\n\x03\x41sk\x12\x14.hanse.v1.AskRequest\x1a\x15.hanse.v1.AskResponse\x12>\n\x07Present\x12\x18.hanse.v1.PresentRequest\x1a\x19.hanse.v1.PresentResponse\x12\x41\n\x08Standing\x12\x19.hanse.v1.StandingRequest\x1a\x1a.hanse.v1.StandingResponse\x12;\n\x06Settle\x12\x17.hanse.v1.SettleRequest\x1a\x18.hanse.v1.SettleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13hanse/v1/node.proto\x12\x08hanse.v1\x1a\x17hanse/v1/envelope.proto\"c\n\x0f\x44\x65scribeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\nfirst_page\x18\x03 \x01(\x04\x12\x10\n\x08no_pages\x18\x04 \x01(\x08\x12\r\n\x05grant\x18\x05 \x01(\x0c\"x\n\x10\x44\x65scribeResponse\x12\"\n\x06record\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12$\n\x08manifest\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0c\n\x04salt\x18\x03 \x01(\x0c\x12\x0c\n\x04page\x18\x04 \x01(\x0c\"L\n\rHashesRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07\x65lement\x18\x03 \x01(\x04\x12\r\n\x05grant\x18\x04 \x01(\x0c\" \n\x0eHashesResponse\x12\x0e\n\x06hashes\x18\x01 \x01(\x0c\"k\n\x0c\x46\x65tchRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x1d\n\x05spans\x18\x03 \x03(\x0b\x32\x0e.hanse.v1.Span\x12\r\n\x05grant\x18\x04 \x01(\x0c\x12\x10\n\x08\x64\x65livery\x18\x05 \x01(\x0c\"N\n\x04Span\x12\x0f\n\x07\x65lement\x18\x01 \x01(\x04\x12\x10\n\x08\x65lements\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_chunk\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\x04\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"1\n\nAskRequest\x12#\n\x07request\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"1\n\x0b\x41skResponse\x12\"\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"]\n\x0ePresentRequest\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\'\n\x0brevocations\x18\x02 \x03(\x0b\x32\x12.hanse.v1.Envelope\"\x11\n\x0fPresentResponse\"!\n\x0fStandingRequest\x12\x0e\n\x06grants\x18\x01 \x03(\x0c\";\n\x10StandingResponse\x12\'\n\x07revoked\x18\x01 \x03(\x0b\x32\x16.hanse.v1.RevokedGrant\"E\n\x0cRevokedGrant\x12\r\n\x05grant\x18\x01 \x01(\x0c\x12&\n\nrevocation\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\"o\n\rSettleRequest\x12\"\n\x06papers\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12\x11\n\tseen_size\x18\x04 \x01(\x04\"p\n\x0eSettleResponse\x12\"\n\x07settled\x18\x01 \x03(\x0b\x32\x11.hanse.v1.Settled\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12\x11\n\tseen_size\x18\x04 \x01(\x04\"=\n\x07Settled\x12!\n\x05paper\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0f\n\x07refusal\x18\x02 \x01(\t2\xba\x03\n\x04Node\x12\x43\n\x08\x44\x65scribe\x12\x19.hanse.v1.DescribeRequest\x1a\x1a.hanse.v1.DescribeResponse0\x01\x12=\n\x06Hashes\x12\x17.hanse.v1.HashesRequest\x1a\x18.hanse.v1.HashesResponse0\x01\x12:\n\x05\x46\x65tch\x12\x16.hanse.v1.FetchRequest\x1a\x17.hanse.v1.FetchResponse0\x01\x12\x32\n\x03\x41sk\x12\x14.hanse.v1.AskRequest\x1a\x15.hanse.v1.AskResponse\x12>\n\x07Present\x12\x18.hanse.v1.PresentRequest\x1a\x19.hanse.v1.PresentResponse\x12\x41\n\x08Standing\x12\x19.hanse.v1.StandingRequest\x1a\x1a.hanse.v1.StandingResponse\x12;\n\x06Settle\x12\x17.hanse.v1.SettleRequest\x1a\x18.hanse.v1.SettleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,21 +51,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASKRESPONSE']._serialized_start=664
   _globals['_ASKRESPONSE']._serialized_end=713
   _globals['_PRESENTREQUEST']._serialized_start=715
-  _globals['_PRESENTREQUEST']._serialized_end=767
-  _globals['_PRESENTRESPONSE']._serialized_start=769
-  _globals['_PRESENTRESPONSE']._serialized_end=786
-  _globals['_STANDINGREQUEST']._serialized_start=788
-  _globals['_STANDINGREQUEST']._serialized_end=821
-  _globals['_STANDINGRESPONSE']._serialized_start=823
-  _globals['_STANDINGRESPONSE']._serialized_end=882
-  _globals['_REVOKEDGRANT']._serialized_start=884
-  _globals['_REVOKEDGRANT']._serialized_end=953
-  _globals['_SETTLEREQUEST']._serialized_start=955
-  _globals['_SETTLEREQUEST']._serialized_end=1066
-  _globals['_SETTLERESPONSE']._serialized_start=1068
-  _globals['_SETTLERESPONSE']._serialized_end=1180
-  _globals['_SETTLED']._serialized_start=1182
-  _globals['_SETTLED']._serialized_end=1243
-  _globals['_NODE']._serialized_start=1246
-  _globals['_NODE']._serialized_end=1688
+  _globals['_PRESENTREQUEST']._serialized_end=808
+  _globals['_PRESENTRESPONSE']._serialized_start=810
+  _globals['_PRESENTRESPONSE']._serialized_end=827
+  _globals['_STANDINGREQUEST']._serialized_start=829
+  _globals['_STANDINGREQUEST']._serialized_end=862
+  _globals['_STANDINGRESPONSE']._serialized_start=864
+  _globals['_STANDINGRESPONSE']._serialized_end=923
+  _globals['_REVOKEDGRANT']._serialized_start=925
+  _globals['_REVOKEDGRANT']._serialized_end=994
+  _globals['_SETTLEREQUEST']._serialized_start=996
+  _globals['_SETTLEREQUEST']._serialized_end=1107
+  _globals['_SETTLERESPONSE']._serialized_start=1109
+  _globals['_SETTLERESPONSE']._serialized_end=1221
+  _globals['_SETTLED']._serialized_start=1223
+  _globals['_SETTLED']._serialized_end=1284
+  _globals['_NODE']._serialized_start=1287
+  _globals['_NODE']._serialized_end=1729
 # @@protoc_insertion_point(module_scope)
