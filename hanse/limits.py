@@ -27,6 +27,12 @@ SEARCH_PAGE: Final = 100  # records
 SEARCH_TEXT_BYTES: Final = 1 * KIB  # a question, not a document
 SEARCH_COUNT: Final = 10_000  # matches counted: more tells nobody anything
 
+# Logs.
+NOTE_BYTES: Final = 128 * KIB  # a signed checkpoint: room for 16 signatures, post-quantum ones too
+CONSISTENCY_HASHES: Final = 64  # of one proof: a log of 2**63 leaves needs fewer
+FORKS_PER_PEER: Final = 16  # pairs of contradicting checkpoints that are kept: one would do
+OVERTAKEN: Final = 60  # seconds; a checkpoint older than this did not merely arrive after a newer one
+
 # Content.
 CHUNK_BYTES: Final = 1 * MIB  # what is verified at once; SPEC.md section 8.3
 MIN_CHUNK_BYTES: Final = 16 * KIB

@@ -387,10 +387,13 @@ class SettleRequest(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SEEN_SIZE_FIELD_NUMBER: _builtins.int
+    SINCE_SIZE_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """The caller's newest checkpoint: a signed note."""
     seen_size: _builtins.int
     """Size of the other side's log, as far as the caller has seen it."""
+    since_size: _builtins.int
+    """The size that the proof starts from: what the other side said last that it has seen."""
     @_builtins.property
     def papers(self) -> _containers.RepeatedCompositeFieldContainer[_envelope_pb2.Envelope]:
         """Receipts signed by the consumer, and Deletions."""
@@ -406,10 +409,11 @@ class SettleRequest(_message.Message):
         checkpoint: _builtins.str = ...,
         consistency: _abc.Iterable[_builtins.bytes] | None = ...,
         seen_size: _builtins.int = ...,
+        since_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "papers", b"papers", "seen_size", b"seen_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "papers", b"papers", "seen_size", b"seen_size", "since_size", b"since_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
