@@ -72,3 +72,12 @@ GRANT_CHAIN: Final = 8  # grants narrowed one from the other: each is verified a
 REQUESTS_WAITING: Final = 50  # of one organization at one owner: people read them
 GRANTS_NARROWED: Final = 1000  # below one grant of the owner's, at the owner's node
 GRANT_FILE_BYTES: Final = 1 * MIB  # a narrowed grant with all above it, as it is handed over
+
+# Deliveries and receipts. SPEC.md section 17.
+ACCOUNT_WINDOW_BYTES: Final = 64 * MIB  # counted ahead of what is served: what a crash charges too much, at most
+ACCOUNT_WINDOW_UNITS: Final = 4096  # elements or runs of chunks in a window: small files weigh by their number
+DELIVERY_PARTS: Final = 4096  # separate parts of one delivery: its receipt fits an envelope
+DELIVERY_LIFE: Final = 24 * HOUR  # after which a fetch that goes on counts as another
+SETTLED_AT_ONCE: Final = 256  # papers in one Settle
+SETTLE_WAIT: Final = 3  # seconds that a fetch waits for the other side's signature
+HALF_AFTER: Final = 60  # seconds without a settlement after which the owner signs alone

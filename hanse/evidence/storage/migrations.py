@@ -102,13 +102,29 @@ MIGRATIONS: Final = (
         reserved INTEGER NOT NULL,        -- counted ahead and not yet served
         started_at INTEGER NOT NULL,
         moved_at INTEGER NOT NULL,
-        state TEXT NOT NULL,              -- running, ended, half (one signature), settled
+        state TEXT NOT NULL,              -- running, ended, half (one signature), settled, empty
         receipt BLOB,                     -- Envelope, with one signature or both
         receipt_digest BLOB,
+        claimed INTEGER NOT NULL DEFAULT 0,  -- bytes that both signed for, each chunk once
+        owed INTEGER NOT NULL DEFAULT 0,  -- bytes served that the peer did not sign for
         PRIMARY KEY (id, ours, peer)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX delivery_peer ON delivery (peer, state);
     CREATE INDEX delivery_object ON delivery (object, started_at);
+    CREATE INDEX delivery_owed ON delivery (peer) WHERE owed > 0 AND ours = 0;
+    CREATE INDEX delivery_unsigned ON delivery (moved_at) WHERE state IN ('running', 'ended') AND ours = 0;
+    CREATE INDEX delivery_half ON delivery (started_at) WHERE state = 'half' AND ours = 1;
+
+    -- What consumers signed about copies of ours that they had under a duty to delete.
+    CREATE TABLE deletion (
+        digest BLOB PRIMARY KEY,          -- of the envelope
+        peer TEXT NOT NULL,
+        object TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        grant_ BLOB NOT NULL,
+        envelope BLOB NOT NULL,
+        at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 
     -- Copies that are kept under a duty to delete.
     CREATE TABLE lease (
