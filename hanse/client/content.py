@@ -1,7 +1,7 @@
 """What a version of an object consists of, verified: the record, the manifest, the elements. SPEC.md section 8.
 
 Pages are spooled as they come and used only when all are there and their Merkle root is the one that the owner
-signed, so that memory does not grow with the number of elements.
+signed, so that memory does not grow with the number of elements. What was verified can be kept and ``reopen``ed.
 
     with describe(resolver, peer, identifier) as description:
         for index, element in description.elements(): ...
@@ -9,26 +9,44 @@ signed, so that memory does not grow with the number of elements.
 
 import contextlib
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, Self
+from typing import Any, Protocol, Self
 
 from hanse import limits, trust, wire
-from hanse.client.peer import Described, Peer
+from hanse.client.peer import Peer
 from hanse.client.progress import Patience
 from hanse.client.resolve import Resolver
+from hanse.client.spool import Spool
 from hanse.errors import InvalidInput, LimitExceeded, NotFound, Unreachable, Withdrawn, WrongContent
 from hanse.merkle import RootBuilder, leaf_hash
+from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier
 from hanse.model.manifest import Element, ElementName, Manifest
 from hanse.model.record import Status
 from hanse.trust import VerifiedOrganization, VerifiedRecord
 
 _LENGTH = struct.Struct("<I")
-_SPOOL_MEMORY = 4 * limits.MIB
 _KEPT_ELEMENTS = 50_000  # decoded once and kept; more are decoded from the spool each time
 FIRST_PATIENCE = 8.0  # seconds of attempts to reach a node that did not answer yet
+
+
+class Pages(Protocol):
+    """A binary file that can be read from any position."""
+
+    def read(self, length: int = -1, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What a description was verified from, besides the pages."""
+
+    record: Envelope
+    manifest: Envelope
+    salt: bytes
 
 
 @dataclass
@@ -39,7 +57,8 @@ class Description:
     owner: VerifiedOrganization
     manifest: Manifest
     manifest_digest: bytes
-    _spool: IO[bytes]
+    signed: Signed = field(repr=False)
+    _spool: Pages = field(repr=False)
     _kept: list[Element] | None = field(default=None, repr=False)
 
     def elements(self) -> Iterator[tuple[int, Element]]:
@@ -64,6 +83,10 @@ class Description:
             )
         return found
 
+    def pages(self) -> Iterator[bytes]:
+        """As they came, in order."""
+        return _spooled(self._spool)
+
     def close(self) -> None:
         self._spool.close()
 
@@ -83,7 +106,7 @@ def describe(
     patience: float = FIRST_PATIENCE,
 ) -> Description:
     """Asks the owner's node; version 0 is the newest. Raises what policy, transport and verification raise."""
-    spool: IO[bytes] = tempfile.SpooledTemporaryFile(_SPOOL_MEMORY, prefix="hanse-")  # noqa: SIM115 - Description's
+    spool = Spool()
     try:
         return _describe(resolver, peer, identifier, version, spool, Patience(patience))
     except BaseException:
@@ -92,14 +115,15 @@ def describe(
 
 
 def _describe(
-    resolver: Resolver, peer: Peer, identifier: Identifier, version: int, spool: IO[bytes], patience: Patience
+    resolver: Resolver, peer: Peer, identifier: Identifier, version: int, spool: Spool, patience: Patience
 ) -> Description:
     pages, builder, found = 0, RootBuilder(), None
     while True:
         try:
             described = peer.describe(identifier, found.manifest.version if found else version, pages)
             try:
-                again = _head(resolver, described, identifier, found.manifest.version if found else version, spool)
+                signed = Signed(described.record, described.manifest, described.salt)
+                again = _head(resolver, signed, identifier, found.manifest.version if found else version, spool)
                 if found is not None and again.manifest_digest != found.manifest_digest:
                     raise WrongContent(f"{identifier} has two manifests of version {again.manifest.version}")
                 found = again
@@ -110,8 +134,7 @@ def _describe(
                     if len(page) > limits.MANIFEST_PAGE_BYTES:
                         raise WrongContent(f"the node sent a page of the manifest of {identifier} that is too large")
                     builder.add(leaf_hash(page))
-                    spool.write(_LENGTH.pack(len(page)))
-                    spool.write(page)
+                    spool.write(framed(page))
                     patience.progressed()
             finally:
                 described.close()
@@ -124,17 +147,34 @@ def _describe(
     return found
 
 
-def _head(
-    resolver: Resolver, described: Described, identifier: Identifier, version: int, spool: IO[bytes]
-) -> Description:
-    record, owner = resolver.accept(identifier, described.record, version=version)
+def reopen(resolver: Resolver, identifier: Identifier, version: int, signed: Signed, pages: Pages) -> Description:
+    """A description that was kept: verified once more, without asking its owner. Raises as ``describe``."""
+    found = _head(resolver, signed, identifier, version, pages)
+    builder, count = RootBuilder(), 0
+    for page in _spooled(pages):
+        builder.add(leaf_hash(page))
+        count += 1
+    if count != found.manifest.page_count or builder.root() != found.manifest.pages_root:
+        raise WrongContent(f"the elements of {identifier} that were kept are not those of its manifest")
+    if found.manifest.element_count <= _KEPT_ELEMENTS:
+        found._kept = [element for _, element in found.elements()]
+    return found
+
+
+def _head(resolver: Resolver, signed: Signed, identifier: Identifier, version: int, spool: Pages) -> Description:
+    record, owner = resolver.accept(identifier, signed.record, version=version)
     if record.record.status is Status.WITHDRAWN:
         raise Withdrawn(f"{identifier} was withdrawn by its owner: {record.record.reason or 'no reason is given'}")
-    manifest = trust.manifest(described.manifest, described.salt, record.record, owner.record)
-    return Description(record, owner, manifest, described.manifest.digest, spool)
+    manifest = trust.manifest(signed.manifest, signed.salt, record.record, owner.record)
+    return Description(record, owner, manifest, signed.manifest.digest, signed, spool)
 
 
-def _spooled(spool: IO[bytes]) -> Iterator[bytes]:
+def framed(page: bytes) -> bytes:
+    """As it lies in a spool."""
+    return _LENGTH.pack(len(page)) + page
+
+
+def _spooled(spool: Pages) -> Iterator[bytes]:
     spool.seek(0)
     while head := spool.read(_LENGTH.size):
         at = spool.tell()
@@ -143,7 +183,7 @@ def _spooled(spool: IO[bytes]) -> Iterator[bytes]:
         spool.seek(at + length)
 
 
-def _check(manifest: Manifest, spool: IO[bytes]) -> list[Element] | None:
+def _check(manifest: Manifest, spool: Pages) -> list[Element] | None:
     """That the elements are those of the manifest and can be written side by side. Raises WrongContent.
 
     Names are compared by 64-bit hashes, keyed anew in each process: a million of them fit.
