@@ -40,8 +40,10 @@ from node import config, observe, rotate
 from node.audit import Audit
 from node.catalog import CATALOG
 from node.config import Config
+from node.grants import Grants
 from node.members import Members
 from node.observe import Metrics
+from node.policy import Policies
 from node.publish import Publisher
 from node.rates import Rates
 from node.redate import redate
@@ -100,6 +102,8 @@ class Daemon:
         self.streams = Streams(self.config.streams, self.config.streams_per_peer)
         self.audit = Audit(AuditStorage(self.storage.database))
         self._opened.callback(self.audit.close)
+        self.policies = Policies()
+        self.grants = Grants(self.evidence, lambda: self.resolver, self.storage, self.policies, self._clock)
         self.publisher = Publisher(
             self.storage,
             lambda: self.league,
@@ -117,6 +121,9 @@ class Daemon:
             metrics=self.metrics,
             contact=self._contact,
             clock=self._clock,
+            policies=self.policies,
+            grants=self.grants,
+            small={"Ask": self.grants.ask, "Present": self.grants.present, "Standing": self.grants.standing},
         )
         upkeep = _Upkeep(self)
         self._run("upkeep", lambda: self._every(1.0, upkeep.look, at_once=True))
@@ -126,7 +133,7 @@ class Daemon:
         self._observe()
         self._readdress(address)
         self._run("publisher", lambda: self.publisher.run(self._stop))
-        self._run("watchdog", lambda: self._every(1.0, Watchdog(self.streams).look))
+        self._run("watchdog", lambda: self._every(Watchdog.LOOK_SECONDS, Watchdog(self.streams).look))
         log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
         return address
 

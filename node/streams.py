@@ -229,9 +229,13 @@ class Streams:
 
 
 class Watchdog:
-    """Once a second, over all open streams: may it go on, and does it move? A thread calls ``look``."""
+    """Over all open streams: may it go on, and does it move? A thread calls ``look`` every LOOK_SECONDS.
 
-    GRACE_SECONDS = 2.0  # from the polite end, between two messages, to the cancelled call
+    A stream that may not go on ends within two looks and the grace between them: less than 2 s.
+    """
+
+    LOOK_SECONDS = 0.5
+    GRACE_SECONDS = 0.75  # from the polite end, between two messages, to the cancelled call
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
