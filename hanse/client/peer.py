@@ -8,6 +8,7 @@ hanse.client.transfer verify them. One Peer is one connection: several streams w
 """
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +35,7 @@ from hanse.model.identifier import Identifier, Prefix
 from hanse.rpc import status, tls
 from hanse.rpc.channel import dial
 from hanse.trust import VerifiedOrganization
-from hanse.v1 import node_pb2
+from hanse.v1 import envelope_pb2, node_pb2
 
 T = TypeVar("T")
 Buffer = bytes | memoryview
@@ -178,6 +179,43 @@ class Peer:
             delivery=delivery,
         )
         return self._stream("Fetch", request, data_of_response, limits.STREAM_TIMEOUT)
+
+    def ask(self, request: Envelope) -> Envelope | None:
+        """The answer to an AccessRequest, not verified: a Grant or a Denial; None while the owner has yet to decide."""
+        message = node_pb2.AskRequest(request=wire.envelope_to_message(request))
+        response = self._one("Ask", message, node_pb2.AskResponse.FromString)
+        return self._envelope(response.answer) if response.HasField("answer") else None
+
+    def present(self, grants: Sequence[Envelope], revocations: Sequence[Envelope] = ()) -> None:
+        """Shows a chain of grants, from the owner's to the last one; or revocations of grants that we made."""
+        message = node_pb2.PresentRequest(
+            grants=[wire.envelope_to_message(each) for each in grants],
+            revocations=[wire.envelope_to_message(each) for each in revocations],
+        )
+        self._one("Present", message, node_pb2.PresentResponse.FromString)
+
+    def standing(self, digests: Sequence[bytes]) -> list[tuple[bytes, Envelope]]:
+        """Of at most limits.BATCH grants, those that were revoked, each with a revocation: not verified."""
+        message = node_pb2.StandingRequest(grants=digests)
+        response = self._one("Standing", message, node_pb2.StandingResponse.FromString)
+        return [(each.grant, self._envelope(each.revocation)) for each in response.revoked]
+
+    def _one(self, method: str, request: Any, parse: Callable[[bytes], T]) -> T:
+        """A call of one message each way."""
+        stream = self._stream(method, request, parse, limits.CALL_TIMEOUT)
+        try:
+            messages = list(itertools.islice(stream, 2))
+        finally:
+            stream.cancel()
+        if len(messages) != 1:
+            raise WrongContent(f"the node of {self.prefix} answered one question with another number of messages")
+        return messages[0]
+
+    def _envelope(self, message: envelope_pb2.Envelope) -> Envelope:
+        try:
+            return wire.envelope_from_message(message)
+        except InvalidInput as error:
+            raise WrongContent(f"the node of {self.prefix} sent what does not parse: {error}") from None
 
     def close(self) -> None:
         for _, channel in self._channels:
