@@ -48,7 +48,7 @@ from node.publish import Publisher
 from node.rates import Rates
 from node.redate import redate
 from node.service import NodeService
-from node.storage.audit import AuditStorage
+from node.storage.audit import move
 from node.storage.catalog import CatalogStorage
 from node.streams import Streams, Watchdog
 
@@ -100,7 +100,8 @@ class Daemon:
         self._connect()
         self.members = Members(lambda: self.resolver, self.known, self._clock)
         self.streams = Streams(self.config.streams, self.config.streams_per_peer)
-        self.audit = Audit(AuditStorage(self.storage.database))
+        move(self.storage.database, self.evidence)
+        self.audit = Audit(self.evidence)
         self._opened.callback(self.audit.close)
         self.policies = Policies()
         self.grants = Grants(self.evidence, lambda: self.resolver, self.storage, self.policies, self._clock)

@@ -17,6 +17,7 @@ import grpc
 
 from hanse.client.identity import MARKER, Identity
 from hanse.client.peer import Span
+from hanse.evidence.evidence import Evidence
 from hanse.home import Home
 from hanse.model.address import Address
 from hanse.model.terms import Terms
@@ -104,8 +105,8 @@ class Node:
 
     def audit(self) -> list[Row]:
         """Oldest first."""
-        with self.storage() as storage:
-            return list(AuditStorage(storage.database).query(None, None, None, 10_000))[::-1]
+        with Evidence.open(self.identity) as evidence:
+            return list(AuditStorage(evidence.database).query(None, None, None, 10_000))[::-1]
 
 
 class Caller:

@@ -115,7 +115,8 @@ def league_of(session: Session) -> Iterator["League"]:
 @contextlib.contextmanager
 def audit_of(session: Session) -> Iterator["AuditStorage"]:
     """The decisions of this node."""
-    from node.storage.audit import AuditStorage
+    from node.storage.audit import AuditStorage, move
 
-    with storage_of(session) as (_, storage):
-        yield AuditStorage(storage.database)
+    with storage_of(session) as (_, storage), evidence_of(session) as evidence:
+        move(storage.database, evidence)
+        yield AuditStorage(evidence.database)

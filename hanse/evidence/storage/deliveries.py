@@ -26,7 +26,7 @@ class State(StrEnum):
 class Row:
     """``delivered`` is a serialized Receipt: what was served, or what the receipt says. ``receipt`` an Envelope.
 
-    ``bytes``: all that went out, or each verified chunk once. ``claimed``: what both sides signed for. ``owed``: what
+    ``size``: all bytes that went out, or each verified chunk once. ``claimed``: what both sides signed for. ``owed``: what
     the peer has not signed for yet. Times in Unix seconds.
     """
 
@@ -37,13 +37,13 @@ class Row:
     version: int
     grant: bytes
     delivered: bytes
-    bytes: int
+    size: int
     reserved: int
     started_at: int
     moved_at: int
     state: State
-    receipt: "bytes | None" = None
-    receipt_digest: "bytes | None" = None
+    receipt: bytes | None = None
+    receipt_digest: bytes | None = None
     claimed: int = 0
     owed: int = 0
 
@@ -55,6 +55,7 @@ _COLUMNS = (
 
 
 def get(connection: Connection, id: bytes, *, ours: bool, peer: str) -> Row | None:
+    """Within a peer the consumer's 16 bytes name it."""
     found = connection.execute(
         f"SELECT {_COLUMNS} FROM delivery WHERE id = ? AND ours = ? AND peer = ?", (id, int(ours), peer)
     ).fetchone()
@@ -66,7 +67,7 @@ def put(connection: Connection, row: Row) -> None:
     connection.execute(
         f"INSERT OR REPLACE INTO delivery ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            row.id, int(row.ours), row.peer, row.object, row.version, row.grant, row.delivered, row.bytes,
+            row.id, int(row.ours), row.peer, row.object, row.version, row.grant, row.delivered, row.size,
             row.reserved, row.started_at, row.moved_at, row.state.value, row.receipt, row.receipt_digest,
             row.claimed, row.owed,
         ),
@@ -118,6 +119,7 @@ def debts(connection: Connection) -> list[tuple[str, int, int]]:
 
 
 def count_waiting(connection: Connection) -> int:
+    """How many of our halves wait for the other side's signature."""
     return int(connection.execute("SELECT count(*) FROM delivery WHERE state = 'half' AND ours = 1").fetchone()[0])
 
 
@@ -155,5 +157,8 @@ def put_deletion(
 
 
 def _row(found: tuple[Any, ...]) -> Row:
-    id, ours, *more, state, receipt, digest, claimed, owing = found
-    return Row(id, bool(ours), *more, State(state), receipt, digest, claimed, owing)
+    id, ours, peer, object_key, version, grant, delivered, size, reserved, started_at, moved_at, state, *more = found
+    return Row(
+        id, bool(ours), peer, object_key, version, grant, delivered, size, reserved, started_at, moved_at,
+        State(state), *more,
+    )  # fmt: skip
