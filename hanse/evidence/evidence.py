@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from typing import Self, TypeVar
 
 from hanse.client.identity import Identity
+from hanse.errors import Conflict, NotFound
+from hanse.evidence.checking import Damage, first_damage
 from hanse.evidence.checkpoint import Checkpoint, origin, sign
+from hanse.evidence.storage import log
+from hanse.evidence.storage.log import Leaf
 from hanse.evidence.storage.migrations import MIGRATIONS
 from hanse.evidence.writer import Change, Writer
-from hanse.storage.database import Connection, Database
+from hanse.storage.database import Connection, Database, transaction
 
 FILE = "evidence.db"
 T = TypeVar("T")
@@ -43,6 +47,8 @@ class Evidence:
 
     def change(self, work: Callable[[Change], T]) -> T:
         """Does ``work`` in a transaction; returns when it is durable. Raises what it raises."""
+        if self._writer.inside:
+            raise RuntimeError("a change within a change would wait for itself")
         return self._writer.submit(work).result()
 
     @property
@@ -53,6 +59,42 @@ class Evidence:
     def reading(self) -> Iterator[Connection]:
         with self.database.reading() as connection:
             yield connection
+
+    def size(self) -> int:
+        """Number of entries in the log."""
+        with self.reading() as connection:
+            return log.size(connection)
+
+    def leaves(self, first: int = 0, end: int | None = None) -> Iterator[Leaf]:
+        """The log's entries in order, from position ``first`` to before ``end``: to be read to the end or closed."""
+        with self.reading() as connection:
+            yield from log.leaves(connection, first, end)
+
+    def newest_checkpoint(self) -> str | None:
+        """The signed note of the log as it is; None while it is empty."""
+        with self.reading() as connection:
+            return log.newest_checkpoint(connection)
+
+    def erase(self, position: int) -> None:
+        """Destroys the payload and salt of one entry; proofs of everything, its own leaf included, stay whole.
+
+        What else keeps that paper (the tables of grants and deliveries, backups, the other side) is not touched.
+        Twice does no harm. Raises NotFound; Conflict when it is to be done again, because somebody reads just now.
+        """
+        if not self.change(lambda change: log.erase(change.connection, position)):
+            raise NotFound(f"the log has no entry {position}")
+        with self.reading() as connection:
+            if not log.forget(connection):
+                raise Conflict(
+                    "it is erased, but traces are left on the disk while another command reads: run it again"
+                )
+
+    def verify(self, *, deep: bool = False) -> Damage | None:
+        """The first thing in the log that is not as it was signed, None if all is. ``deep`` reads every payload."""
+        identity = self.identity()
+        keys = [key.public for key in (identity.signing_key, identity.previous_key) if key is not None]
+        with self.reading() as connection, transaction(connection, "BEGIN"):
+            return first_damage(connection, origin(identity.prefix), keys, deep=deep)
 
     def close(self) -> None:
         self._writer.close()

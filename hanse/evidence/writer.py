@@ -1,9 +1,13 @@
 """Changes of evidence.db: many at once in one transaction, the log and its checkpoint with them.
 
 One thread commits. Works that come while it commits are done together next, each within its own savepoint: one that
-fails leaves nothing of itself and does not sink the others. ``change`` returns when its work is durable.
+fails leaves nothing of itself and does not sink the others. ``change`` returns when its work is durable. Writers of
+several processes take turns by the database's lock: positions have no gaps, and each commit has its checkpoint.
 
     position = evidence.change(lambda change: change.append(Kind.REVOCATION, payload))
+
+A checkpoint is signed before its commit, but nobody sees it unless that succeeds: of two that contradict each other,
+only one is ever shown.
 """
 
 import queue
@@ -44,6 +48,11 @@ class _Work:
     done: "Future[Any]"
 
 
+@dataclass(slots=True, frozen=True)
+class _Done:
+    result: Any
+
+
 class Writer:
     """Safe to share between threads. ``sign`` makes the signed note of a checkpoint of (size, root)."""
 
@@ -64,13 +73,19 @@ class Writer:
             if self._closed:
                 raise StorageFailed("the evidence is closed already")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+                thread.start()
+                self._thread = thread
             self._queue.put(_Work(work, done))
         return done
 
+    @property
+    def inside(self) -> bool:
+        """Whether a work asks: who waits for another change there waits for ever."""
+        return threading.current_thread() is self._thread
+
     def close(self) -> None:
-        """Commits what was submitted. Twice does no harm."""
+        """Commits what was submitted, then takes nothing more. Twice does no harm."""
         with self._lock:
             self._closed, thread = True, self._thread
             if thread is not None:
@@ -93,33 +108,39 @@ class Writer:
                 self._commit(works)
 
     def _commit(self, works: list[_Work]) -> None:
-        results: list[tuple[_Work, Any, BaseException | None]] = []
         try:
-            with self._database.reading() as connection, transaction(connection):
-                now, size = int(self._clock()), log.size(connection)
-                entries: list[Entry] = []
-                for work in works:
-                    change = Change(connection, now, size + len(entries))
-                    connection.execute("SAVEPOINT work")
-                    try:
-                        result = work.do(change)
-                    except Exception as error:  # noqa: BLE001 - it belongs to whoever submitted the work
-                        connection.execute("ROLLBACK TO work")
-                        results.append((work, None, error))
-                    else:
-                        results.append((work, result, None))
-                        entries += change._entries
-                    connection.execute("RELEASE work")
-                if entries:
-                    root = log.append(connection, size, entries, now)
-                    log.put_checkpoint(connection, size + len(entries), self._sign(size + len(entries), root), now)
+            outcomes = self._transact(works)
         except HanseError as error:
-            results = [(work, None, error) for work in works]
-        except Exception as error:  # noqa: BLE001 - whoever waits must not wait for ever
-            failure = StorageFailed(f"the evidence cannot be written: {type(error).__name__}")
-            results = [(work, None, failure) for work in works]
-        for work, result, failed in results:
-            if failed is not None:
-                work.done.set_exception(failed)
+            outcomes = [error] * len(works)
+        except BaseException as error:  # noqa: BLE001 - whoever waits must not wait for ever
+            outcomes = [StorageFailed(f"the evidence cannot be written: {type(error).__name__}")] * len(works)
+        for work, outcome in zip(works, outcomes, strict=True):
+            if isinstance(outcome, _Done):
+                work.done.set_result(outcome.result)
             else:
-                work.done.set_result(result)
+                work.done.set_exception(outcome)
+
+    def _transact(self, works: list[_Work]) -> "list[_Done | BaseException]":
+        """What became of each work, once that is durable. Raises what befell them all."""
+        outcomes: list[_Done | BaseException] = []
+        with self._database.reading() as connection, transaction(connection):
+            now, size = int(self._clock()), log.size(connection)
+            entries: list[Entry] = []
+            for work in works:
+                change = Change(connection, now, size + len(entries))
+                connection.execute("SAVEPOINT work")
+                try:
+                    with self._database.errors():
+                        outcomes.append(_Done(work.do(change)))
+                except BaseException as error:  # it belongs to whoever submitted the work
+                    if not connection.in_transaction:
+                        raise  # a full or failing disk: SQLite has given up the works before this one, too
+                    connection.execute("ROLLBACK TO work")
+                    outcomes.append(error)
+                else:
+                    entries += change._entries
+                connection.execute("RELEASE work")
+            if entries:
+                root = log.append(connection, size, entries, now)
+                log.put_checkpoint(connection, size + len(entries), self._sign(size + len(entries), root), now)
+        return outcomes

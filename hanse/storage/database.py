@@ -72,7 +72,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection outside a transaction: every statement sees the newest committed state."""
-        with self._errors():
+        with self.errors():
             connection = self._borrow()
             try:
                 yield connection
@@ -113,7 +113,8 @@ class Database:
         connection.close()
 
     @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
+    def errors(self) -> Iterator[None]:
+        """Turns what SQLite raises into the error that says what happened and what to do."""
         try:
             yield
         except sqlite3.Error as error:

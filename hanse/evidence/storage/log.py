@@ -92,19 +92,25 @@ def append(connection: Connection, first: int, entries: Sequence[Entry], now: in
     return root_at(lambda level, position: known[level, position], first + len(entries))
 
 
-def node(connection: Connection, level: int, position: int) -> bytes:
-    """The hash of a perfect subtree; of a leaf at level 0. Raises StorageFailed when it is missing."""
+def find_node(connection: Connection, level: int, position: int) -> bytes | None:
+    """The hash of a perfect subtree; of a leaf at level 0."""
     if level == 0:
         row = connection.execute("SELECT hash FROM leaf WHERE position = ?", (position,)).fetchone()
     else:
         row = connection.execute(
             "SELECT hash FROM subtree WHERE level = ? AND position = ?", (level, position)
         ).fetchone()
-    if row is None:
+    return None if row is None else bytes(row[0])
+
+
+def node(connection: Connection, level: int, position: int) -> bytes:
+    """The same. Raises StorageFailed when it is missing."""
+    found = find_node(connection, level, position)
+    if found is None:
         raise StorageFailed(
             f"the log lacks a part (level {level}, number {position}): restore evidence.db from your backup"
         )
-    return bytes(row[0])
+    return found
 
 
 def nodes(connection: Connection) -> Nodes:
@@ -122,21 +128,28 @@ def leaves(connection: Connection, first: int = 0, end: int | None = None) -> It
     return (Leaf(*row) for row in rows)
 
 
-def hashes(connection: Connection) -> Iterator[tuple[int, bytes]]:
-    """(position, leaf hash) of every leaf, in order."""
-    yield from connection.execute("SELECT position, hash FROM leaf ORDER BY position")
+def bare_leaves(connection: Connection) -> Iterator[Leaf]:
+    """All, in order, without reading payloads: those look erased."""
+    rows = connection.execute("SELECT position, kind, hash, NULL, NULL, at FROM leaf ORDER BY position")
+    return (Leaf(*row) for row in rows)
 
 
-def subtrees(connection: Connection) -> int:
-    """How many are kept."""
+def count_subtrees(connection: Connection) -> int:
+    """Of two leaves and more, as many as are kept."""
     return int(connection.execute("SELECT count(*) FROM subtree").fetchone()[0])
 
 
 def erase(connection: Connection, position: int) -> bool:
-    """Whether there is such a leaf; its payload and salt are gone then."""
+    """Whether there is such a leaf; its payload and salt are gone then, also from the free space of their page."""
+    connection.execute("PRAGMA secure_delete = ON")
     return bool(
         connection.execute("UPDATE leaf SET payload = NULL, salt = NULL WHERE position = ?", (position,)).rowcount
     )
+
+
+def forget(connection: Connection) -> bool:
+    """Empties the write-ahead log, in which what was erased stands too. False while somebody reads from it."""
+    return bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
 
 
 def put_checkpoint(connection: Connection, size: int, note: str, now: int) -> None:
