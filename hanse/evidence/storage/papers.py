@@ -26,6 +26,7 @@ class RequestState(StrEnum):
     WAITING = "waiting"
     GRANTED = "granted"
     DENIED = "denied"
+    REFUSED = "refused"  # ours: the owner's node would not take it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,11 @@ class GrantRow:
     def grant(self) -> Grant:
         return papers.decode_grant(self.envelope.payload)
 
+    @property
+    def name(self) -> str:
+        """As people type it."""
+        return self.digest.hex()[:16]
+
 
 _REQUEST = "number, digest, ours, peer, envelope, state, answer, at, answered_at"
 _GRANT = "digest, owner, maker, holder, parent, root, envelope, fetches, bytes, revocation, revoked_at, at"
@@ -89,6 +95,13 @@ def answer_request(connection: Connection, digest: bytes, state: RequestState, a
     connection.execute(
         "UPDATE request SET state = ?, answer = ?, answered_at = ? WHERE digest = ?",
         (state.value, wire.encode_envelope(answer), now, digest),
+    )
+
+
+def refuse_request(connection: Connection, digest: bytes, now: int) -> None:
+    """That the owner's node did not take ours."""
+    connection.execute(
+        "UPDATE request SET state = 'refused', answered_at = ? WHERE digest = ? AND state = 'waiting'", (now, digest)
     )
 
 
@@ -185,6 +198,13 @@ def revoke(connection: Connection, digest: bytes, revocation: Envelope, now: int
             "UPDATE grant_ SET revocation = ?, revoked_at = ? WHERE digest = ? AND revoked_at IS NULL",
             (wire.encode_envelope(revocation), now, digest),
         ).rowcount
+    )
+
+
+def exhaust(connection: Connection, digest: bytes, fetches: int, bytes: int) -> None:  # noqa: A002
+    """What its owner says was used of a grant that we hold: at least so much."""
+    connection.execute(
+        "UPDATE grant_ SET fetches = max(fetches, ?), bytes = max(bytes, ?) WHERE digest = ?", (fetches, bytes, digest)
     )
 
 
