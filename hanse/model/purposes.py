@@ -29,6 +29,7 @@ _BROADER: dict[str, tuple[str, str]] = {
     "clinical-care-use": (_DUO + "0000043", ""),
 }
 _NAMES = {iri: name for name, (iri, _) in _BROADER.items()}
+VOCABULARY = tuple(_BROADER)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,18 +1,23 @@
 """The vectors are what the code makes today, and what the standards they stand on say they are."""
 
+import base64
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from hanse import trust, wire
-from hanse.errors import NotAuthenticated
+from hanse import merkle, trust, wire
+from hanse.errors import BrokenChain, NotAuthenticated, WrongContent
 from hanse.model.keys import PublicKey
+from hanse.model.purposes import Purpose
 from hanse.signing import is_signed_by
-from tests.vectors import make
+from hanse.wire_papers import decode_conditions
+from tests.vectors import fixed, make
 
-T = make.T0 + 100_000
+T = fixed.T0 + 100_000
 
 
 def vector(name: str) -> dict[str, Any]:
@@ -72,9 +77,98 @@ def test_the_chain_and_the_object_are_believed_by_a_newcomer() -> None:
 def test_the_pass_is_good_for_its_league_and_its_time_only() -> None:
     envelope = wire.decode_envelope(bytes.fromhex(vector("pass")["pass"]["serialized"]))
     league = bytes.fromhex(vector("invitation")["fingerprint"])
-    statement = trust.caller(envelope, make.NEW.public, league, now=make.T0 + 1600)
-    assert statement.prefix == make.NORTH
+    statement = trust.caller(envelope, fixed.NEW.public, league, now=fixed.T0 + 1600)
+    assert statement.prefix == fixed.NORTH
     with pytest.raises(NotAuthenticated):
-        trust.caller(envelope, make.NEW.public, bytes(32), now=make.T0 + 1600)
+        trust.caller(envelope, fixed.NEW.public, bytes(32), now=fixed.T0 + 1600)
     with pytest.raises(NotAuthenticated):
-        trust.caller(envelope, make.NEW.public, league, now=make.T0 + 1500 + 721)
+        trust.caller(envelope, fixed.NEW.public, league, now=fixed.T0 + 1500 + 721)
+
+
+def test_the_papers_verify_under_the_keys_of_the_organizations_beside_them() -> None:
+    """By signatures alone: what the code makes of them is in ``accepted`` and ``rejected``."""
+    told = vector("papers")
+    keys = {}
+    for each in told["organizations"]:
+        record = wire.decode_organization(bytes.fromhex(each["payload"]))
+        keys |= {str(key.public_key.key_id): key.public_key for key in record.keys}
+    shown = [told[name] for name in ("request", "denial", "revocation", "half_receipt", "receipt", "deletion")]
+    for each in [*shown, *told["chain"], *told["organizations"]]:
+        envelope = wire.decode_envelope(bytes.fromhex(each["serialized"]))
+        assert envelope.signatures
+        assert all(is_signed_by(envelope, keys[signature.keyid]) for signature in envelope.signatures)
+
+
+def test_a_half_of_a_receipt_has_the_name_of_the_whole() -> None:
+    told = vector("papers")
+    assert len(told["half_receipt"]["signatures"]) == 1
+    assert len(told["receipt"]["signatures"]) == 2
+    assert told["half_receipt"]["digest"] == told["receipt"]["digest"]
+    assert told["half_receipt"]["payload"] == told["receipt"]["payload"]
+
+
+def test_more_papers_are_rejected_than_accepted_and_each_case_is_told_once() -> None:
+    told = vector("papers")
+    cases = [each["case"] for each in told["accepted"] + told["rejected"]]
+    assert len(cases) == len(set(cases))
+    assert len(told["rejected"]) > 2 * len(told["accepted"])
+    assert {each["error"] for each in told["rejected"]} == {"BadSignature", "WrongContent"}
+
+
+def test_conditions_are_within_themselves_and_within_one_way_unless_they_are_equal() -> None:
+    pairs = vector("terms")["is_within"]
+    assert {pair["within"] for pair in pairs} == {True, False}
+    for pair in pairs:
+        narrow, wide = (decode_conditions(bytes.fromhex(pair[name]["serialized"])) for name in ("conditions", "wider"))
+        assert narrow.is_within(wide) is pair["within"], pair["case"]
+        assert narrow.is_within(narrow)
+        assert wide.is_within(wide)
+        if pair["within"] and wide.is_within(narrow):
+            assert set(narrow.purposes) == set(wide.purposes)
+            assert set(narrow.duties) == set(wide.duties)
+
+
+def test_the_purposes_are_names_of_the_two_vocabularies() -> None:
+    for each in vector("terms")["purposes"]["vocabulary"]:
+        assert each["iri"].startswith(("https://w3id.org/dpv#", "http://purl.obolibrary.org/obo/DUO_"))
+        assert Purpose.parse(each["iri"]) == Purpose.parse(each["name"])
+
+
+def test_a_leaf_of_the_log_is_its_kind_and_a_salted_hash() -> None:
+    for each in vector("log")["leaves"]:
+        salt, payload = bytes.fromhex(each["salt"]), bytes.fromhex(each["payload"])
+        data = each["kind"].encode() + b"\x00" + sha256(salt + payload).digest()
+        assert each["data"] == data.hex()
+        assert each["hash"] == sha256(b"\x00" + data).hexdigest()
+
+
+def test_the_proofs_of_the_log_prove_what_they_stand_beside_and_nothing_else() -> None:
+    told = vector("log")
+    leaves = [bytes.fromhex(each["hash"]) for each in told["leaves"]]
+    roots = [bytes.fromhex(each) for each in told["roots"]]
+    assert len(told["inclusion"]) == 45
+    assert len(told["consistency"]) == 55
+    for each in told["inclusion"]:
+        index, size, proof = each["index"], each["size"], [bytes.fromhex(one) for one in each["proof"]]
+        merkle.verify_inclusion(leaves[index], index, size, proof, roots[size])
+        with pytest.raises(WrongContent):
+            merkle.verify_inclusion(sha256(b"another").digest(), index, size, proof, roots[size])
+    for each in told["consistency"]:
+        old, new, proof = each["old"], each["new"], [bytes.fromhex(one) for one in each["proof"]]
+        merkle.verify_consistency(old, roots[old], new, roots[new], proof)
+        with pytest.raises(BrokenChain):
+            merkle.verify_consistency(old, roots[old], new, roots[new], [*proof, bytes(32)])
+
+
+def test_the_checkpoint_is_a_signed_note_as_c2sp_says() -> None:
+    """Taken apart by hand: text, blank line, em dash, name, base64 of key hash and signature."""
+    told = vector("log")["checkpoint"]
+    text, line = told["note"].split("\n\n")
+    name, size, root = text.split("\n")
+    assert (name, int(size), base64.b64decode(root).hex()) == (told["origin"], told["size"], told["root"])
+    dash, signer, blob = line.rstrip("\n").split(" ")
+    key = PublicKey.parse(bytes.fromhex(told["keys"][0]))
+    assert (dash, signer) == ("\u2014", name)
+    assert base64.b64decode(blob)[:4] == sha256(name.encode() + b"\n\x01" + key.raw).digest()[:4]
+    assert base64.b64decode(blob)[:4].hex() == told["key_hash"]
+    Ed25519PublicKey.from_public_bytes(key.raw).verify(base64.b64decode(blob)[4:], (text + "\n").encode())

@@ -7,7 +7,6 @@ git says has changed; tests/docs/test_vectors.py regenerates and compares.
     python tests/vectors/make.py
 """
 
-import base64
 import json
 import sys
 from collections.abc import Callable
@@ -17,13 +16,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from hanse import limits, merkle, trust, wire
 from hanse.errors import InvalidInput
 from hanse.model.address import Address
 from hanse.model.envelope import Envelope, PayloadType
-from hanse.model.identifier import Identifier, Prefix
+from hanse.model.identifier import Identifier
 from hanse.model.invitation import Invitation
 from hanse.model.keys import KeyId, PublicKey
 from hanse.model.manifest import Element, ElementName, Manifest, ManifestPage
@@ -38,46 +35,26 @@ from hanse.model.record import (
     Summary,
 )
 from hanse.signing import SigningKey, sign
+from tests.vectors.fixed import (
+    ACME_KEY,
+    CA,
+    LAB_KEY,
+    NEW,
+    NODE,
+    NORTH,
+    OLD,
+    REGISTRY,
+    ROOT,
+    T0,
+    certificate,
+    envelope_parts,
+    seed,
+)
+from tests.vectors.make_log import the_log
+from tests.vectors.make_papers import papers
+from tests.vectors.make_terms import terms
 
 HERE = Path(__file__).parent
-
-# 2026-01-01T00:00:00Z; everything happens after it.
-T0 = 1_767_225_600
-
-ROOT = Prefix.parse("86")
-NORTH = Prefix.parse("86.north-hospital")
-
-_CA = """
-MIIBYzCCAQigAwIBAgIUXQktvgqtU2MjuQUOHqcORMIaM5kwCgYIKoZIzj0EAwIwHTEbMBkGA1UEAwwSSGFuc2UgODYgYXV0aG9yaXR5MB4XDTI1MTIz
-MTIzMDAwMFoXDTM1MTIzMDAwMDAwMFowHTEbMBkGA1UEAwwSSGFuc2UgODYgYXV0aG9yaXR5MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEpDcr+qJD
-Vd36s5ORjMU3v+0HJtJDuJIs9EModYs1CiEtUje+838jQAmm1bm9OTmAWcFgkOrJkg++aRx8clI5jKMmMCQwEgYDVR0TAQH/BAgwBgEB/wIBADAOBgNV
-HQ8BAf8EBAMCAQYwCgYIKoZIzj0EAwIDSQAwRgIhAJpYtsLo7Owe49in64XCKIU800ao+LDVyJc4zg18Eg7mAiEA+k+LwXCadjyPzRJndDyQtyFzWZXJ
-zS3wdEVVAaxD2AY=
-"""
-_NODE = """
-MIIBxjCCAWygAwIBAgIUX7Z4FmBbaKprIy6VIZDmCow5zSUwCgYIKoZIzj0EAwIwHDEaMBgGA1UEAwwRODYubm9ydGgtaG9zcGl0YWwwHhcNMjUxMjMx
-MjMwMDAwWhcNMzUxMjMwMDAwMDAwWjAcMRowGAYDVQQDDBE4Ni5ub3J0aC1ob3NwaXRhbDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABOtCYpDTdQ5n
-8/2ckx4py36h68/uW7/3TX+IJ8CX3r3X91BbWUtoXAjk0Z7WKIZFTuHhkvwjU4heKmPJgJOYwhmjgYswgYgwDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8E
-BAMCB4AwUwYDVR0RBEwwSoYhc3BpZmZlOi8vODYvb3JnLzg2Lm5vcnRoLWhvc3BpdGFsgiU4Ni5ub3J0aC1ob3NwaXRhbC5ub2RlLmhhbnNlLmludGVy
-bmFsMBMGA1UdJQQMMAoGCCsGAQUFBwMBMAoGCCqGSM49BAMCA0gAMEUCIDK37VF+wSPBlKH400sCszyvfxfd6W9RZe5cL8T/rHkbAiEAqlbYC811Q/wx
-kC36XbwhKD0bGqTCSL3C1WRcME+uAPQ=
-"""
-
-
-def seeded(name: str) -> SigningKey:
-    """The key whose 32-byte seed is SHA-256 of ``hanse test key NAME``."""
-    return SigningKey(Ed25519PrivateKey.from_private_bytes(seed(name)))
-
-
-def seed(name: str) -> bytes:
-    return sha256(f"hanse test key {name}".encode()).digest()
-
-
-def certificate(constant: str) -> bytes:
-    return base64.b64decode("".join(constant.split()))
-
-
-REGISTRY, OLD, NEW = seeded("registry"), seeded("north 1"), seeded("north 2")
 
 
 def _verdicts(parse: Callable[[str], object], accepted: list[str], rejected: list[str]) -> dict[str, Any]:
@@ -104,16 +81,6 @@ def _accepted(parsed: object, text: str) -> dict[str, str]:
     if isinstance(parsed, ElementName):
         return {"input": text, "fold": parsed.fold}
     return {"input": text, "canonical": str(parsed)}
-
-
-def _envelope(envelope: Envelope) -> dict[str, Any]:
-    return {
-        "payload_type": envelope.payload_type,
-        "payload": envelope.payload.hex(),
-        "signatures": [{"keyid": each.keyid, "sig": each.sig.hex()} for each in envelope.signatures],
-        "digest": envelope.digest.hex(),
-        "serialized": wire.encode_envelope(envelope).hex(),
-    }
 
 
 def identifiers() -> dict[str, Any]:
@@ -173,7 +140,7 @@ def identifiers() -> dict[str, Any]:
 
 
 def keys() -> dict[str, Any]:
-    named = {"registry": REGISTRY, "north 1": OLD, "north 2": NEW}
+    named = {"registry": REGISTRY, "north 1": OLD, "north 2": NEW, "acme": ACME_KEY, "lab": LAB_KEY}
     return {
         "keys": [
             {
@@ -215,8 +182,8 @@ def encodings() -> dict[str, Any]:
 
 def envelopes() -> dict[str, Any]:
     return {
-        "one_signature": _envelope(sign(PayloadType.RECORD, b"payload", OLD)),
-        "two_signatures": _envelope(sign(PayloadType.ORGANIZATION, b"payload", NEW, OLD)),
+        "one_signature": envelope_parts(sign(PayloadType.RECORD, b"payload", OLD)),
+        "two_signatures": envelope_parts(sign(PayloadType.ORGANIZATION, b"payload", NEW, OLD)),
     }
 
 
@@ -386,16 +353,16 @@ def digital_object() -> dict[str, Any]:
             for element in elements
         ],
         "page": page.hex(),
-        "manifest": _envelope(manifest),
+        "manifest": envelope_parts(manifest),
         "salt": salt.hex(),
         "commitment": trust.commitment(salt, manifest).hex(),
-        "record": _envelope(record),
-        "tombstone": _envelope(tombstone),
+        "record": envelope_parts(record),
+        "tombstone": envelope_parts(tombstone),
     }
 
 
 def _authority() -> bytes:
-    return wire.encode_authority(ROOT, "Test league", certificate(_CA), REGISTRY.public)
+    return wire.encode_authority(ROOT, "Test league", certificate(CA), REGISTRY.public)
 
 
 def invitations() -> dict[str, Any]:
@@ -432,7 +399,7 @@ def organization_chain() -> dict[str, Any]:
         issued_at: int,
         *signers: SigningKey,
     ) -> Envelope:
-        node = NodeEndpoint(Address.parse(address), certificate(_NODE))
+        node = NodeEndpoint(Address.parse(address), certificate(NODE))
         record = OrganizationRecord(
             NORTH, number, previous, "North Hospital", "data@north.example", listed, (node,), issued_at
         )
@@ -443,7 +410,7 @@ def organization_chain() -> dict[str, Any]:
     second = version(2, first.digest, rotated, "north.example:4610", T0 + 1000, NEW, OLD)
     third = version(3, second.digest, rotated, "data.north.example:4610", T0 + 2000, NEW)
     return {
-        "chain": [_envelope(each) for each in (first, second, third)],
+        "chain": [envelope_parts(each) for each in (first, second, third)],
         "key_ids": [_key_id(OLD.public), _key_id(NEW.public)],
     }
 
@@ -455,7 +422,7 @@ def _key_id(key: PublicKey) -> str:
 def passes() -> dict[str, Any]:
     league = sha256(_authority()).digest()
     statement = Pass(NORTH, league, T0 + 1500, T0 + 1500 + limits.PASS_LIFE)
-    return {"league": league.hex(), "pass": _envelope(sign(PayloadType.PASS, wire.encode_pass(statement), NEW))}
+    return {"league": league.hex(), "pass": envelope_parts(sign(PayloadType.PASS, wire.encode_pass(statement), NEW))}
 
 
 VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -469,6 +436,9 @@ VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "invitation": invitations,
     "organization": organization_chain,
     "pass": passes,
+    "terms": terms,
+    "papers": papers,
+    "log": the_log,
 }
 
 
