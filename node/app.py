@@ -36,13 +36,14 @@ from hanse.model.address import Address
 from hanse.rpc import server as rpc_server
 from hanse.rpc import tls
 from hanse.rpc.allocation import keep_large_buffers
-from node import config, observe, rotate
+from node import config, observe, own_policies, rotate
 from node.audit import Audit
 from node.catalog import CATALOG
 from node.config import Config
 from node.grants import Grants
 from node.members import Members
 from node.observe import Metrics
+from node.own_policies import OwnPolicies
 from node.policy import Policies
 from node.publish import Publisher
 from node.rates import Rates
@@ -103,7 +104,8 @@ class Daemon:
         move(self.storage.database, self.evidence)
         self.audit = Audit(self.evidence)
         self._opened.callback(self.audit.close)
-        self.policies = Policies()
+        self.own_policies = OwnPolicies(home / own_policies.FOLDER)
+        self.policies = Policies(self.own_policies.start(), lambda error: log.error("policy.failed", error=error))
         self.grants = Grants(self.evidence, lambda: self.resolver, self.storage, self.policies, self._clock)
         self.publisher = Publisher(
             self.storage,
@@ -134,6 +136,7 @@ class Daemon:
         self._observe()
         self._readdress(address)
         self._run("publisher", lambda: self.publisher.run(self._stop))
+        self._run("policies", lambda: self._every(1.0, lambda: self.own_policies.look(self.policies.take)))
         self._run("watchdog", lambda: self._every(Watchdog.LOOK_SECONDS, Watchdog(self.streams).look))
         log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
         return address

@@ -42,6 +42,7 @@ from hanse.model.organization import Member, Membership, OrganizationRecord
 from hanse.rpc import tls
 from hanse.rpc.channel import unverified_certificate
 from node.catalog import CATALOG, Catalog
+from node.own_policies import FOLDER, read
 from node.storage.catalog import CatalogStorage
 
 PROBE_TIMEOUT = 5.0  # seconds: a person waits for it
@@ -195,6 +196,7 @@ class _Examination:
             yield from _each("own node", self._own_node)
             yield from _each("sources", self._sources)
             yield from _each("outbox", self._outbox)
+            yield from _each("policies", self._policies)
             if target is not None:
                 yield from _each("target", lambda: self._target(league, target))
 
@@ -290,6 +292,18 @@ class _Examination:
         else:
             where = ", ".join(str(node.address) for node in newest.record.nodes if node.address) or "no address yet"
             yield _ok("own record", f"version {newest.record.version}, {where}")
+
+    def _policies(self) -> Iterator[Finding]:
+        try:
+            count = len(read(self._home / FOLDER))
+        except InvalidInput as error:
+            yield _fail(
+                "policies", str(error), "until then a running node keeps those it took before, and cannot start anew",
+                InvalidInput,
+            )  # fmt: skip
+            return
+        if count:
+            yield _ok("policies", f"{count} of your own, as the schema wants them")
 
     def _own_node(self) -> Iterator[Finding]:
         if self._own is None:

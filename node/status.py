@@ -23,6 +23,7 @@ from hanse.model.address import Address
 from hanse.model.identifier import Prefix
 from hanse.model.keys import KeyId
 from node.catalog import CATALOG
+from node.own_policies import FOLDER, read
 from node.storage.catalog import CatalogStorage
 
 
@@ -49,6 +50,7 @@ class Status:
     """Times ``_at`` and ``_until`` in Unix seconds, ages in seconds. ``address``: where others look for the node.
 
     ``registry_error`` is empty when the registry answered just now. ``suspended`` is None while that is not known.
+    ``own_policies`` is None while ``policies_problem`` says what is wrong: then those taken before are in force.
     ``daemon`` is the process id of ``hanse serve``, None if it does not run.
     """
 
@@ -69,6 +71,8 @@ class Status:
     objects: int
     withdrawn: int
     outbox: OutboxStatus
+    own_policies: int | None
+    policies_problem: str
 
 
 def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
@@ -94,6 +98,7 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
         own = storage.organization()
         objects = storage.objects()
         record = wire.decode_organization(own.payload) if own else None
+        own_policies, policies_problem = _own_policies(home)
         return Status(
             prefix=identity.prefix,
             key_id=identity.signing_key.public.key_id,
@@ -112,7 +117,17 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
             objects=sum(not each.withdrawn for each in objects),
             withdrawn=sum(each.withdrawn for each in objects),
             outbox=_outbox(storage),
+            own_policies=own_policies,
+            policies_problem=policies_problem,
         )
+
+
+def _own_policies(home: Home) -> tuple[int | None, str]:
+    """How many the files hold, None and why if they cannot be taken."""
+    try:
+        return len(read(home / FOLDER)), ""
+    except HanseError as error:
+        return None, str(error)
 
 
 def _outbox(storage: CatalogStorage) -> OutboxStatus:

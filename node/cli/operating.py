@@ -43,7 +43,8 @@ def status(session: Session) -> None:
     \b
     With --json: prefix, key_id, key_change_pending, league, league_fingerprint, registries, registry_error,
     registry_answered_at, membership_age, membership_limit, suspended, certificate_until, address, daemon,
-    objects, withdrawn, waiting, oldest_waiting_at, last_error, refused [{key, why}].
+    objects, withdrawn, own_policies, policies_problem, waiting, oldest_waiting_at, last_error,
+    refused [{key, why}].
     """
     from dataclasses import fields
 
@@ -68,6 +69,7 @@ def status(session: Session) -> None:
             ("standing", _STANDINGS[found.suspended]),
             ("objects", f"{found.objects:,}" + (f", and {found.withdrawn:,} withdrawn" if found.withdrawn else "")),
             ("to publish", _waiting(outbox)),
+            ("own policies", _policies(found)),
             ("refused", "\n".join(f"{each.key}: {each.why}" for each in outbox.refused)),
         ],
         indent="  ",
@@ -85,6 +87,12 @@ def _registry(found: "Status") -> str:
         return f"{found.registry_error}\nIt has never answered yet."
     left = max(0, found.membership_limit - found.membership_age)
     return f"{found.registry_error}\nWorking with what it said {span(found.membership_age)} ago, for {span(left)} more."
+
+
+def _policies(found: "Status") -> str:
+    if found.policies_problem:
+        return f"{found.policies_problem}\nThose that were taken before stay in force."
+    return f"{found.own_policies:,}" if found.own_policies else ""
 
 
 def _waiting(outbox: "OutboxStatus") -> str:
