@@ -88,7 +88,7 @@ def test_the_pass_is_good_for_its_league_and_its_time_only() -> None:
 def test_the_papers_verify_under_the_keys_of_the_organizations_beside_them() -> None:
     """By signatures alone: what the code makes of them is in ``accepted`` and ``rejected``."""
     told = vector("papers")
-    keys = {}
+    keys: dict[str, PublicKey] = {}
     for each in told["organizations"]:
         record = wire.decode_organization(bytes.fromhex(each["payload"]))
         keys |= {str(key.public_key.key_id): key.public_key for key in record.keys}
