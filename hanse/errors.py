@@ -83,6 +83,14 @@ class UsedUp(NotPermitted):
     """The grant allows no more fetches, or bytes."""
 
 
+class ReceiptsOwed(NotPermitted):
+    """The caller was served more than it has signed for, and must sign first."""
+
+
+class DeliveryClosed(NotPermitted):
+    """The delivery that the call goes on with is settled or too old: a new one can be begun."""
+
+
 class Suspended(NotPermitted):
     """The caller's organization is suspended."""
 

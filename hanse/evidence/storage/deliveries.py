@@ -74,6 +74,34 @@ def put(connection: Connection, row: Row) -> None:
     )  # fmt: skip
 
 
+def state(connection: Connection, id: bytes, *, ours: bool, peer: str) -> State | None:
+    """None if there is no such delivery."""
+    found = connection.execute(
+        "SELECT state FROM delivery WHERE id = ? AND ours = ? AND peer = ?", (id, int(ours), peer)
+    ).fetchone()
+    return State(found[0]) if found else None
+
+
+def moved(
+    connection: Connection, id: bytes, peer: str, delivered: bytes, size: int, reserved: int, now: int, state: State
+) -> None:
+    """What we served of it changed; what is settled stays settled."""
+    connection.execute(
+        "UPDATE delivery SET delivered = ?1, bytes = ?2, reserved = ?3, moved_at = ?4, "
+        "owed = CASE state WHEN 'settled' THEN owed ELSE ?2 + ?3 END, "
+        "state = CASE state WHEN 'settled' THEN state ELSE ?5 END WHERE id = ?6 AND ours = 0 AND peer = ?7",
+        (delivered, size, reserved, now, state.value, id, peer),
+    )
+
+
+def used(connection: Connection, digest: bytes) -> tuple[int, int] | None:
+    """(fetches, bytes) counted on a grant; None if it was revoked, or is not known."""
+    found = connection.execute(
+        "SELECT fetches, bytes FROM grant_ WHERE digest = ? AND revoked_at IS NULL", (digest,)
+    ).fetchone()
+    return (int(found[0]), int(found[1])) if found else None
+
+
 def waiting(connection: Connection, peer: str | None = None, limit: int = 10_000) -> list[Row]:
     """Our halves that the other side has not signed yet, the oldest first."""
     return [
