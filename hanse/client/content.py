@@ -104,23 +104,24 @@ def describe(
     version: int = 0,
     *,
     patience: float = FIRST_PATIENCE,
+    grant: bytes = b"",
 ) -> Description:
-    """Asks the owner's node; version 0 is the newest. Raises what policy, transport and verification raise."""
+    """Asks the owner's node, under a grant if need be; version 0 is the newest. Raises what policy, transport and verification raise."""
     spool = Spool()
     try:
-        return _describe(resolver, peer, identifier, version, spool, Patience(patience))
+        return _describe(resolver, peer, identifier, version, spool, Patience(patience), grant)
     except BaseException:
         spool.close()
         raise
 
 
 def _describe(
-    resolver: Resolver, peer: Peer, identifier: Identifier, version: int, spool: Spool, patience: Patience
+    resolver: Resolver, peer: Peer, identifier: Identifier, version: int, spool: Spool, patience: Patience, grant: bytes
 ) -> Description:
     pages, builder, found = 0, RootBuilder(), None
     while True:
         try:
-            described = peer.describe(identifier, found.manifest.version if found else version, pages)
+            described = peer.describe(identifier, found.manifest.version if found else version, pages, grant=grant)
             try:
                 signed = Signed(described.record, described.manifest, described.salt)
                 again = _head(resolver, signed, identifier, found.manifest.version if found else version, spool)

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -23,20 +23,22 @@ from hanse import limits
 from hanse.client.content import FIRST_PATIENCE, Description, describe
 from hanse.client.durable import WriteBack
 from hanse.client.naming import target_path
-from hanse.client.partial import Partial, remove_leftover
+from hanse.client.partial import Partial, Place, remove_leftover
 from hanse.client.peer import Peer
 from hanse.client.pieces import Chunks, Piece, Whole, spans
 from hanse.client.progress import Patience, Progress, Report
 from hanse.client.resolve import Resolver
 from hanse.client.transfer import Incoming, take_chunk, take_element, write
 from hanse.client.verify import differences, holds, read_at
-from hanse.errors import Conflict, InvalidInput, LimitExceeded, Unreachable, WrongContent
+from hanse.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Unreachable, Withdrawn, WrongContent
 from hanse.files import storage_errors
 from hanse.merkle import HASH_BYTES, leaf_hash, root
 from hanse.model.identifier import Identifier
 from hanse.model.keys import KeyId
+from hanse.model.lease import Lease
 from hanse.model.manifest import Element
 from hanse.rpc.allocation import keep_large_buffers
+from hanse.vault.leasing import Leasing
 
 T = TypeVar("T")
 PATIENCE = 60.0  # seconds without progress after which a running fetch gives up
@@ -55,7 +57,8 @@ _REPORT_SECONDS = 0.1
 class Fetched:
     """What is at ``path`` now. ``resumed_bytes`` were there; ``already_there``: all of it, under its name.
 
-    ``signed_by`` is the key with which the owner signed the record of this version.
+    ``signed_by`` is the key with which the owner signed the record of this version. With a ``lease``, ``path`` is the
+    vault's folder, where all is sealed.
     """
 
     path: Path
@@ -67,6 +70,7 @@ class Fetched:
     transferred_bytes: int
     resumed_bytes: int = 0
     already_there: bool = False
+    lease: Lease | None = None
 
 
 def fetch(
@@ -79,12 +83,15 @@ def fetch(
     streams: int = 1,
     report: Report | None = None,
     patience: float = PATIENCE,
+    lease: Leasing | None = None,
+    grant: bytes = b"",
 ) -> Fetched:
     """Fetches an object, or the named elements of it: one element to a file, several to a folder.
 
     ``to`` is the file or folder to make (a file goes into a folder that exists); None is the object's own name in
-    the current folder. Version 0 is the newest. Raises Conflict when there is something else at the target, NoSpace,
-    what the owner's policy says, Unreachable when it does not answer for long, VerificationFailed.
+    the current folder. With a ``lease``, it goes into the vault instead. Version 0 is the newest. Raises Conflict
+    when there is something else at the target, NoSpace, what the owner's policy says, Unreachable when it does not
+    answer for long, VerificationFailed.
     """
     keep_large_buffers()
     if not 1 <= streams <= MAX_STREAMS:
@@ -92,16 +99,25 @@ def fetch(
     if version < 0:
         raise InvalidInput("a version is 1 or more; 0 is the newest")
     # The registry says whether it was withdrawn and which version is the newest; the owner's node has the rest.
-    with contextlib.suppress(Unreachable):
+    try:
         resolver.record(identifier)
+    except Unreachable:
+        pass
+    except NotFound as error:
+        if not grant or isinstance(error, Withdrawn):
+            raise  # else it may be unlisted, and known to its owner and to whom it gave a grant
     with (
         resolver.peer(identifier.prefix) as peer,
-        describe(resolver, peer, identifier, version, patience=min(FIRST_PATIENCE, patience)) as description,
+        describe(
+            resolver, peer, identifier, version, patience=min(FIRST_PATIENCE, patience), grant=grant
+        ) as description,
     ):
         chosen = description.select(elements) if elements else None
         single = len(chosen) == 1 if chosen is not None else description.manifest.single_file
-        target = target_path(identifier, description, chosen, to, single=single)
-        return _Fetch(resolver, peer, description, chosen, target, single, streams, report, patience).run()
+        target = target_path(identifier, description, chosen, to, single=single) if lease is None else lease.folder
+        return _Fetch(
+            resolver, peer, description, chosen, target, single, streams, report, patience, lease, grant
+        ).run()
 
 
 class _Fetch:
@@ -118,12 +134,15 @@ class _Fetch:
         streams: int,
         report: Report | None,
         patience: float,
+        lease: Leasing | None,
+        grant: bytes,
     ) -> None:
         manifest = description.manifest
         self._resolver, self._peer, self._description = resolver, peer, description
         self._id, self._version = manifest.id, manifest.version
         self._chosen, self._target, self._single = chosen, target, single
-        self._streams, self._report, self._patience = streams, report, patience
+        self._streams, self._report, self._patience, self._lease = streams, report, patience, lease
+        self._grant = grant
         self._total = manifest.total_bytes if chosen is None else sum(each.length for each in chosen.values())
         self._count = manifest.element_count if chosen is None else len(chosen)
         self._done_bytes = self._done_elements = self._resumed = 0
@@ -135,11 +154,20 @@ class _Fetch:
         self._active: set[Incoming] = set()
 
     def run(self) -> Fetched:
+        if self._lease is not None:
+            kept = self._lease.kept(self._description, self._chosen)
+            if kept is not None:
+                return replace(self._fetched(0, 0, already_there=True), lease=kept)
+            place = self._lease.begin(self._description, self._chosen)
+            fetched = self._fill(place)
+            return replace(fetched, path=place.target, lease=place.lease)
         if os.path.lexists(self._target) and not self._gives_way():
             return self._compare()
         chosen = b"".join(index.to_bytes(8, "big") for index in sorted(self._chosen or ()))
         name = sha256(b"hanse-journal-1\n" + self._description.manifest_digest + chosen).digest()
-        partial = Partial(self._target, name, single=self._single)
+        return self._fill(Partial(self._target, name, single=self._single))
+
+    def _fill(self, partial: Place) -> Fetched:
         try:
             self._partial = partial
             claimed = self._claimed()
@@ -220,12 +248,13 @@ class _Fetch:
 
     def _missing(self, index: int, element: Element, hashes: Future[bytes] | None) -> Iterator[Piece]:
         if hashes is None:
-            if index in self._partial.journal.elements and self._is_there(element):
+            if index in self._partial.journal.elements and self._is_there(index, element):
                 self._advance(element.length, 1, resumed=element.length)
             else:
                 yield Whole(index, element)
             return
         leaves = hashes.result()
+        self._partial.keep_leaves(index, leaves)
         there = self._chunks_there(index, element, leaves)
         missing = [chunk for chunk in range(element.chunk_count) if chunk not in there]
         bytes_there = sum(element.chunk_length(chunk) for chunk in there)
@@ -241,23 +270,23 @@ class _Fetch:
                 first = at
 
     def _hashes(self, index: int, element: Element) -> bytes:
-        found = self._patiently(lambda: self._peer.hashes(self._id, self._version, index, element.chunk_count))
+        found = self._patiently(lambda: self._peer.hashes(self._id, self._version, index, element.chunk_count, grant=self._grant))
         if root(found[at : at + HASH_BYTES] for at in range(0, len(found), HASH_BYTES)) != element.merkle_root:
             raise WrongContent(f"the chunk hashes that the node of {self._id.prefix} sent are not those it signed")
         return found
 
-    def _is_there(self, element: Element) -> bool:
-        descriptor = self._partial.open(element)
+    def _is_there(self, index: int, element: Element) -> bool:
+        descriptor = self._partial.open(index, element)
         if descriptor is None:
             return False
         try:
-            return holds(descriptor, element)
+            return holds(descriptor, element, lambda data, offset: self._partial.opened(index, data, offset))
         finally:
             os.close(descriptor)
 
     def _chunks_there(self, index: int, element: Element, leaves: bytes) -> set[int]:
         claimed = self._partial.journal.chunks.get(index)
-        descriptor = self._partial.open(element) if claimed else None
+        descriptor = self._partial.open(index, element) if claimed else None
         if not claimed or descriptor is None:
             return set()
         try:
@@ -268,8 +297,10 @@ class _Fetch:
                     break
                 view = buffer[: element.chunk_length(chunk)]
                 leaf = leaves[chunk * HASH_BYTES : (chunk + 1) * HASH_BYTES]
-                if read_at(descriptor, view, chunk * element.chunk_size) and leaf_hash(view) == leaf:
-                    there.add(chunk)
+                if read_at(descriptor, view, chunk * element.chunk_size):
+                    self._partial.opened(index, view, chunk * element.chunk_size)
+                    if leaf_hash(view) == leaf:
+                        there.add(chunk)
             return there
         finally:
             os.close(descriptor)
@@ -363,7 +394,7 @@ class _Fetch:
         if not job:
             return
         asked = sum(piece.length for piece in job)
-        incoming = Incoming(peer.fetch(self._id, self._version, spans(job)), asked)
+        incoming = Incoming(peer.fetch(self._id, self._version, spans(job), grant=self._grant), asked)
         with self._lock:
             self._active.add(incoming)
         try:
@@ -383,7 +414,7 @@ class _Fetch:
 
     def _take_wholes(self, incoming: Incoming, job: deque[Piece]) -> None:
         """Consecutive small elements, until a line of the journal is due."""
-        create, taken, length = self._partial.create, 0, 0
+        place, taken, length = self._partial, 0, 0
         first = job[0].index
         try:
             while job and length < _NOTE_BYTES:
@@ -392,10 +423,10 @@ class _Fetch:
                     break
                 element = piece.element
                 pieces = take_element(incoming, element)
-                descriptor = create(element, empty=True)
+                descriptor = place.create(piece.index, element, empty=True)
                 try:
-                    write(descriptor, pieces, 0)
-                    _set_time(descriptor, element)
+                    write(descriptor, place.sealed(piece.index, pieces, 0), 0)
+                    place.date(descriptor, element)
                 finally:
                     os.close(descriptor)
                 job.popleft()
@@ -411,13 +442,13 @@ class _Fetch:
         assert isinstance(piece, Chunks)  # noqa: S101 - the caller looked
         element, hashes, size = piece.element, piece.hashes, piece.element.chunk_size
         journal, write_back, pending = self._partial.journal, self._write_back, 0
-        descriptor = self._partial.create(element)
+        descriptor = self._partial.create(piece.index, element)
         try:
             while piece.count and not self._stop.is_set():
                 chunk = piece.first
                 length = element.chunk_length(chunk)
                 pieces = take_chunk(incoming, length, hashes[chunk * HASH_BYTES : (chunk + 1) * HASH_BYTES])
-                write(descriptor, pieces, chunk * size)
+                write(descriptor, self._partial.sealed(piece.index, pieces, chunk * size), chunk * size)
                 journal.wrote_chunks(piece.index, chunk, 1)
                 pending = write_back.wrote(descriptor, chunk * size, length, pending)
                 piece.first += 1
@@ -436,9 +467,11 @@ class _Fetch:
     def _complete(self, index: int, element: Element) -> None:
         with self._lock:
             del self._remaining[index]
-        descriptor = self._partial.create(element)
+        descriptor = self._partial.create(index, element)
         try:
-            _finish_file(descriptor, element)
+            if os.fstat(descriptor).st_size > element.length:  # bytes from an earlier, longer attempt
+                os.ftruncate(descriptor, element.length)
+            self._partial.date(descriptor, element)
         finally:
             os.close(descriptor)
         self._advance(0, 1)
@@ -456,17 +489,3 @@ class _Fetch:
         if self._report is not None and (final or now - self._reported >= _REPORT_SECONDS):
             self._reported = now
             self._report(Progress(self._done_bytes, self._total, self._done_elements, self._count, self._resumed))
-
-
-def _finish_file(descriptor: int, element: Element) -> None:
-    """No bytes from an earlier, longer attempt; the modification time of the manifest."""
-    if os.fstat(descriptor).st_size > element.length:
-        os.ftruncate(descriptor, element.length)
-    _set_time(descriptor, element)
-
-
-def _set_time(descriptor: int, element: Element) -> None:
-    try:  # noqa: SIM105 - contextlib.suppress costs a microsecond for each of many files
-        os.utime(descriptor, ns=(element.modified_ns, element.modified_ns))
-    except OverflowError:
-        pass  # a time that no disk can hold is no reason to fail

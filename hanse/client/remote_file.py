@@ -7,11 +7,10 @@ Chunks that were read are kept for a while; who reads on gets more at once: 1, 2
 """
 
 import io
-from collections import OrderedDict
-from typing import Any
 
 from hanse import limits
 from hanse.client.content import Description, describe
+from hanse.client.element_file import BUFFER_BYTES, ElementFile
 from hanse.client.peer import Peer, Span
 from hanse.client.progress import Patience
 from hanse.client.resolve import Resolver
@@ -23,59 +22,21 @@ from hanse.model.manifest import Element
 from hanse.rpc.allocation import keep_large_buffers
 
 PATIENCE = 30.0  # seconds of attempts when the owner's node does not answer
-_CACHED_BYTES = 16 * limits.MIB
 _AHEAD_BYTES = 64 * limits.MIB  # of one request, at most
-_BUFFER_BYTES = 256 * limits.KIB
 
 
-class RemoteElement(io.RawIOBase):
-    """Raw: ``open_element`` buffers it. Owns its peer. Raises hanse.errors. Not safe to share between threads."""
+class RemoteElement(ElementFile):
+    """Raw: ``open_element`` buffers it. Owns its peer."""
 
-    def __init__(self, peer: Peer, description: Description, index: int, element: Element) -> None:
-        super().__init__()
+    def __init__(self, peer: Peer, description: Description, index: int, element: Element, grant: bytes) -> None:
+        super().__init__(element)
         self._peer = peer
         self._id, self._version = description.manifest.id, description.manifest.version
-        self._index, self._element = index, element
-        self._position = 0
+        self._index, self._grant = index, grant
         self._leaves = self._load_leaves()
-        self._cache: OrderedDict[int, bytes] = OrderedDict()
-        self._cached = max(2, _CACHED_BYTES // element.chunk_size)
         self._incoming: Incoming | None = None
         self._next_chunk = self._end_chunk = 0  # of the stream
         self._ahead = 1
-        self.name = element.name.text
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        self._open()
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._open()
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._element.length}.get(whence)
-        if base is None:
-            raise ValueError(f"whence is 0, 1 or 2, not {whence}")
-        if base + offset < 0:
-            raise ValueError("a position is not negative")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Up to the end of one chunk."""
-        self._open()
-        size, into = self._element.chunk_size, memoryview(buffer).cast("B")
-        if self._position >= self._element.length or not into:
-            return 0
-        index, start = divmod(self._position, size)
-        part = memoryview(self._chunk(index))[start : start + len(into)]
-        into[: len(part)] = part
-        self._position += len(part)
-        return len(part)
 
     def readall(self) -> bytes:
         """To the end, with one request for all of it."""
@@ -102,10 +63,6 @@ class RemoteElement(io.RawIOBase):
             self._peer.close()
         super().close()
 
-    def _open(self) -> None:
-        if self.closed:
-            raise ValueError("the file is closed")
-
     def _load_leaves(self) -> bytes:
         element = self._element
         if element.length <= element.chunk_size:
@@ -115,7 +72,9 @@ class RemoteElement(io.RawIOBase):
         patience = Patience(PATIENCE)
         while True:
             try:
-                found = self._peer.hashes(self._id, self._version, self._index, element.chunk_count)
+                found = self._peer.hashes(
+                    self._id, self._version, self._index, element.chunk_count, grant=self._grant
+                )
                 break
             except Unreachable as error:
                 patience.wait(error)
@@ -123,16 +82,8 @@ class RemoteElement(io.RawIOBase):
             raise WrongContent(f"the chunk hashes that the node of {self._id.prefix} sent are not those it signed")
         return found
 
-    def _chunk(self, index: int) -> bytes:
-        chunk = self._cache.get(index)
-        if chunk is not None:
-            self._cache.move_to_end(index)
-            return chunk
-        chunk = b"".join(self._verified(index))
-        self._cache[index] = chunk
-        if len(self._cache) > self._cached:
-            self._cache.popitem(last=False)
-        return chunk
+    def _load(self, index: int) -> bytes:
+        return b"".join(self._verified(index))
 
     def _verified(self, index: int, *, to_end: bool = False) -> list[memoryview]:
         """A chunk, as it lies in the messages. ``to_end``: all that follow it will be wanted."""
@@ -157,7 +108,7 @@ class RemoteElement(io.RawIOBase):
             self._cancel()
             self._ahead = min(2 * self._ahead, max(1, _AHEAD_BYTES // self._element.chunk_size)) if went_on else 1
             count = left if to_end else min(self._ahead, left)
-            stream = self._peer.fetch(self._id, self._version, [Span(self._index, 0, index, count)])
+            stream = self._peer.fetch(self._id, self._version, [Span(self._index, 0, index, count)], grant=self._grant)
             end = min((index + count) * self._element.chunk_size, self._element.length)
             self._incoming = Incoming(stream, end - index * self._element.chunk_size)
             self._next_chunk, self._end_chunk = index, index + count
@@ -172,13 +123,13 @@ class RemoteElement(io.RawIOBase):
 
 
 def open_element(
-    resolver: Resolver, identifier: Identifier, name: str | None = None, version: int = 0
+    resolver: Resolver, identifier: Identifier, name: str | None = None, version: int = 0, *, grant: bytes = b""
 ) -> io.BufferedReader:
     """The named element, or the only one. Raises InvalidInput when there are several, and what Client raises."""
     keep_large_buffers()
     peer = resolver.peer(identifier.prefix)
     try:
-        with describe(resolver, peer, identifier, version) as description:
+        with describe(resolver, peer, identifier, version, grant=grant) as description:
             if name is None:
                 if description.manifest.element_count != 1:
                     raise InvalidInput(
@@ -188,7 +139,7 @@ def open_element(
                 index, element = next(iter(description.elements()))
             else:
                 index, element = next(iter(description.select([name]).items()))
-            return io.BufferedReader(RemoteElement(peer, description, index, element), _BUFFER_BYTES)
+            return io.BufferedReader(RemoteElement(peer, description, index, element, grant), BUFFER_BYTES)
     except BaseException:
         peer.close()
         raise

@@ -8,7 +8,7 @@ What it is not: a transfer. Only the manifest comes from the owner; what is comp
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -39,8 +39,8 @@ class Difference:
     kind: Kind
 
 
-def holds(descriptor: int, element: Element) -> bool:
-    """Whether an open file has exactly the element's bytes."""
+def holds(descriptor: int, element: Element, opened: Callable[[memoryview, int], None] | None = None) -> bool:
+    """Whether an open file has exactly the element's bytes. ``opened`` is given what was read, and where, to unseal."""
     if os.fstat(descriptor).st_size != element.length:
         return False
     if not element.length:
@@ -51,6 +51,8 @@ def holds(descriptor: int, element: Element) -> bool:
         chunk = buffer[: element.chunk_length(index)]
         if not read_at(descriptor, chunk, index * element.chunk_size):
             return False
+        if opened is not None:
+            opened(chunk, index * element.chunk_size)
         builder.add(leaf_hash(chunk))
     return builder.root() == element.merkle_root
 

@@ -35,11 +35,13 @@ class Row:
         return self.id.prefix
 
 
-_COLUMNS = "key_name, grant_, id, version, made_at, finished_at, expires_at, reason, destroyed_at, deletion, delivered_at"
+_COLUMNS = (
+    "key_name, grant_, id, version, made_at, finished_at, expires_at, reason, destroyed_at, deletion, delivered_at"
+)
 
 
 def _row(row: tuple[Any, ...]) -> Row:
-    name, grant, id, version, made, finished, expires, reason, destroyed, deletion, delivered = row  # noqa: A001
+    name, grant, id, version, made, finished, expires, reason, destroyed, deletion, delivered = row
     return Row(
         name,
         grant,
@@ -99,13 +101,11 @@ def destroyed(connection: Connection, key_name: str, now: int, deletion: Envelop
     )
 
 
-def delivered(connection: Connection, digest: bytes, now: int) -> bool:
+def delivered(connection: Connection, digest: bytes, now: int) -> None:
     """That the owner has the deletion whose envelope has that digest."""
     for row in undelivered(connection):
         if row.deletion is not None and row.deletion.digest == digest:
             connection.execute("UPDATE lease SET delivered_at = ? WHERE key_name = ?", (now, row.key_name))
-            return True
-    return False
 
 
 def one(connection: Connection, key_name: str) -> Row | None:
