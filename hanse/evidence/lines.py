@@ -58,6 +58,7 @@ def compact(members: Mapping[str, Member]) -> bytes:
 
 
 def envelope_text(envelope: Envelope) -> str:
+    """As lines have it."""
     return base64_text(wire.encode_envelope(envelope))
 
 

@@ -153,6 +153,12 @@ MIGRATIONS: Final = (
         since_boot REAL NOT NULL
     ) STRICT;
 
+    -- Records that receipts name: an object's newest one is not enough a year later.
+    CREATE TABLE kept_record (
+        digest BLOB PRIMARY KEY,
+        envelope BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
     CREATE TABLE audit (
         id INTEGER PRIMARY KEY,
         at INTEGER NOT NULL,
