@@ -300,6 +300,14 @@ def _asked(
     return answer if wait or answer.state is RequestState.GRANTED else None
 
 
+def needed(identifier: Identifier, told: HanseError) -> GrantNeeded:
+    """What the owner's node said, with the command to type."""
+    return GrantNeeded(
+        f"{told}. `hanse request {identifier} --purpose P` asks for a grant, and `hanse fetch {identifier} --purpose P "
+        "--wait` asks and goes on when it is given"
+    )
+
+
 def show(resolver: Resolver, evidence: Evidence, digest: bytes) -> None:
     """A narrowed grant is shown to the owner before it is used: it may not have seen it. The owner's own are known."""
     with evidence.reading() as connection:

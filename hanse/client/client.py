@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from hanse.client import access, standing
 from hanse.client import fetch as fetching
 from hanse.client import verify as verifying
+from hanse.client.access import Answer
 from hanse.client.content import describe
 from hanse.client.fetch import Fetched
 from hanse.client.identity import MARKER, Identity
@@ -24,12 +26,18 @@ from hanse.client.remote_file import open_element
 from hanse.client.resolve import Resolved, Resolver, SearchPage
 from hanse.client.storage.known import FILE, Known
 from hanse.client.verify import Difference
+from hanse.errors import GrantNeeded, Revoked, UsedUp
 from hanse.evidence.evidence import Evidence
+from hanse.evidence.storage import papers
+from hanse.evidence.storage.papers import GrantRow
 from hanse.home import Home, default_home
 from hanse.model.identifier import Identifier, Prefix
 from hanse.model.manifest import Element
+from hanse.model.purposes import Purpose
 from hanse.model.record import AccessMode
 from hanse.model.search import Query
+
+T = TypeVar("T")
 
 
 class Client:
@@ -91,14 +99,31 @@ class Client:
         identifier = _identifier(id)
         with (
             self.resolver.peer(identifier.prefix) as peer,
-            describe(self.resolver, peer, identifier, version) as description,
+            describe(self.resolver, peer, identifier, version, grant=self._grant(identifier)) as description,
         ):
             for _, element in description.elements():
                 yield element
 
-    def open(self, id: str | Identifier, element: str | None = None, *, version: int = 0) -> io.BufferedReader:
-        """An element as a seekable, read-only file; None is the only one. Every byte is verified before it is given."""
-        return open_element(self.resolver, _identifier(id), element, version)
+    def open(
+        self,
+        id: str | Identifier,
+        element: str | None = None,
+        *,
+        version: int = 0,
+        purpose: str | Sequence[str] = (),
+        wait: bool = False,
+    ) -> io.BufferedReader:
+        """An element as a seekable, read-only file; None is the only one. Every byte is verified before it is given.
+
+        ``purpose``, ``wait``: as in ``fetch``.
+        """
+        identifier = _identifier(id)
+        return self._under(
+            identifier,
+            _purposes(purpose),
+            lambda grant: open_element(self.resolver, identifier, element, version, grant=grant),
+            wait=wait,
+        )
 
     def fetch(
         self,
@@ -110,21 +135,50 @@ class Client:
         streams: int = 1,
         progress: Report | None = None,
         patience: float = fetching.PATIENCE,
+        purpose: str | Sequence[str] = (),
+        wait: bool = False,
+        waiting: Callable[[Answer], None] | None = None,
     ) -> Fetched:
         """Fetches an object, or some of its elements, verified, to a file or a folder; goes on from an earlier attempt.
 
-        ``to``: None is the object's own name in the current folder. ``patience``: seconds without progress.
+        ``to``: None is the object's own name in the current folder. ``patience``: seconds without progress. With a
+        ``purpose`` (or several), asks the owner for a grant if none is held for it; with ``wait``, until there is an
+        answer: ``waiting`` is told so once. Raises GrantNeeded, Revoked, UsedUp.
         """
-        return fetching.fetch(
-            self.resolver,
-            _identifier(id),
-            None if to is None else Path(to),
-            elements=elements,
-            version=version,
-            streams=streams,
-            report=progress,
-            patience=patience,
+        identifier = _identifier(id)
+        return self._under(
+            identifier,
+            _purposes(purpose),
+            lambda grant: fetching.fetch(
+                self.resolver,
+                identifier,
+                None if to is None else Path(to),
+                elements=elements,
+                version=version,
+                streams=streams,
+                report=progress,
+                patience=patience,
+                grant=grant,
+            ),
+            wait=wait,
+            waiting=waiting,
         )
+
+    def request(
+        self,
+        id: str | Identifier,
+        purpose: str | Sequence[str],
+        message: str = "",
+        until: int | None = None,
+    ) -> Answer:
+        """Asks the owner of an object for a grant, or how the same request stands. ``until`` in Unix seconds."""
+        return access.request(self.resolver, self.evidence, _identifier(id), _purposes(purpose), message, until)
+
+    def grants(self) -> list[GrantRow]:
+        """The grants that are held, newest first; what their owners say of them now, as far as they can be asked."""
+        standing.refresh(self.resolver, self.evidence)
+        with self.evidence.reading() as connection:
+            return papers.grants(connection, holder=self.identity.prefix)
 
     def verify(
         self,
@@ -138,9 +192,37 @@ class Client:
         identifier = _identifier(id)
         with (
             self.resolver.peer(identifier.prefix) as peer,
-            describe(self.resolver, peer, identifier, version) as description,
+            describe(self.resolver, peer, identifier, version, grant=self._grant(identifier)) as description,
         ):
             return verifying.differences(Path(path), description, report=progress)
+
+    def _grant(self, identifier: Identifier) -> bytes:
+        """One that is held, if there is one."""
+        return access.obtain(self.resolver, self.evidence, identifier)
+
+    def _under(
+        self,
+        identifier: Identifier,
+        purposes: tuple[Purpose, ...],
+        use: Callable[[bytes], T],
+        *,
+        wait: bool = False,
+        waiting: Callable[[Answer], None] | None = None,
+    ) -> T:
+        """What ``use`` does under a grant; when that turns out to be over, under the next that is held."""
+        grant = access.obtain(self.resolver, self.evidence, identifier, purposes, wait=wait, waiting=waiting)
+        while True:
+            try:
+                return use(grant)
+            except GrantNeeded as error:
+                raise access.needed(identifier, error) from None
+            except (Revoked, UsedUp) as error:
+                standing.ended(self.resolver, self.evidence, grant, error)
+                another = access.best_grant(self.evidence, identifier, int(self._clock()), purposes)
+                if another in (b"", grant):
+                    raise
+                grant = another
+                access.show(self.resolver, self.evidence, grant)
 
     def close(self) -> None:
         if self._evidence is not None:
@@ -153,6 +235,10 @@ class Client:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _purposes(given: str | Sequence[str]) -> tuple[Purpose, ...]:
+    return tuple(Purpose.parse(each) for each in ([given] if isinstance(given, str) else given))
 
 
 def _identifier(text: str | Identifier) -> Identifier:

@@ -5,13 +5,14 @@ What it is not: what ends a grant. At its owner a revocation counts at once; her
     refresh(resolver, evidence)         # {prefix: why it could not be asked}
 """
 
+import contextlib
 from collections import defaultdict
 
 from hanse import limits, papers, wire, wire_papers
 from hanse.client import access
 from hanse.client.keys import believed
 from hanse.client.resolve import Resolver
-from hanse.errors import HanseError, InvalidInput, NotFound, WrongContent
+from hanse.errors import HanseError, InvalidInput, NotFound, Revoked, UsedUp, WrongContent
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.storage import papers as storage
 from hanse.evidence.storage.log import Kind
@@ -67,6 +68,18 @@ def _refresh(resolver: Resolver, evidence: Evidence, owner: Prefix, rows: list[G
         for first in range(0, len(asked), limits.BATCH):
             for digest, envelope in peer.standing(asked[first : first + limits.BATCH]):
                 learn(resolver, evidence, digest, envelope)
+
+
+def ended(resolver: Resolver, evidence: Evidence, digest: bytes, why: Revoked | UsedUp) -> None:
+    """Its owner refused a grant: it is not chosen again. What is revoked is kept when the owner proves it."""
+    if isinstance(why, UsedUp):
+        access.used_up(evidence, digest)
+        return
+    with evidence.reading() as connection:
+        rows = storage.chain(connection, digest)
+    if rows:
+        with contextlib.suppress(HanseError):
+            _refresh(resolver, evidence, rows[0].owner, [rows[-1]])
 
 
 def learn(resolver: Resolver, evidence: Evidence, digest: bytes, envelope: Envelope) -> None:
