@@ -106,7 +106,10 @@ def describe(
     patience: float = FIRST_PATIENCE,
     grant: bytes = b"",
 ) -> Description:
-    """Asks the owner's node, under a grant if need be; version 0 is the newest. Raises what policy, transport and verification raise."""
+    """Asks the owner's node, under a grant if need be; version 0 is the newest.
+
+    Raises what policy, transport and verification raise.
+    """
     spool = Spool()
     try:
         return _describe(resolver, peer, identifier, version, spool, Patience(patience), grant)

@@ -270,7 +270,9 @@ class _Fetch:
                 first = at
 
     def _hashes(self, index: int, element: Element) -> bytes:
-        found = self._patiently(lambda: self._peer.hashes(self._id, self._version, index, element.chunk_count, grant=self._grant))
+        found = self._patiently(
+            lambda: self._peer.hashes(self._id, self._version, index, element.chunk_count, grant=self._grant)
+        )
         if root(found[at : at + HASH_BYTES] for at in range(0, len(found), HASH_BYTES)) != element.merkle_root:
             raise WrongContent(f"the chunk hashes that the node of {self._id.prefix} sent are not those it signed")
         return found

@@ -72,9 +72,7 @@ class RemoteElement(ElementFile):
         patience = Patience(PATIENCE)
         while True:
             try:
-                found = self._peer.hashes(
-                    self._id, self._version, self._index, element.chunk_count, grant=self._grant
-                )
+                found = self._peer.hashes(self._id, self._version, self._index, element.chunk_count, grant=self._grant)
                 break
             except Unreachable as error:
                 patience.wait(error)
