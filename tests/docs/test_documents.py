@@ -9,6 +9,7 @@ import pytest
 import hanse
 from hanse import limits
 from hanse.errors import BY_REASON
+from hanse.evidence.storage.log import Kind
 from hanse.model.envelope import PayloadType
 from hanse.v1 import node_pb2, registry_pb2
 
@@ -73,6 +74,21 @@ def test_the_documents_cite_sections_that_exist() -> None:
 @pytest.mark.parametrize("kind", PayloadType)
 def test_every_payload_type_is_listed(kind: PayloadType) -> None:
     assert f"`{kind.value}`" in section("3")
+
+
+def test_every_kind_of_leaf_of_the_log_is_listed() -> None:
+    assert [row[0] for row in table(section("18").split("### 18.2")[0])] == [kind.value for kind in Kind]
+
+
+def test_sections_and_decisions_are_counted_without_a_gap() -> None:
+    sections = [int(number) for number in re.findall(r"^## (\d+)\. ", SPEC, re.MULTILINE)]
+    decisions = re.findall(r"^## D(\d+)\. ", (REPOSITORY / "proto" / "DECISIONS.md").read_text(), re.MULTILINE)
+    assert sections == list(range(1, len(sections) + 1))
+    assert [int(number) for number in decisions] == list(range(1, len(decisions) + 1))
+
+
+def test_the_non_goals_come_last() -> None:
+    assert re.findall(r"^## (.*)$", SPEC, re.MULTILINE)[-1] == "Non-goals"
 
 
 def test_every_call_of_both_services_is_described() -> None:
