@@ -191,11 +191,12 @@ class Serving:
         shared.open.discard(self)
         self._write(change)
 
-    def leave(self) -> None:
-        """When ``close`` is durable, or the delivery could not be opened. Twice does no harm."""
+    def leave(self, *, failed: bool = False) -> None:
+        """After ``close`` was submitted, or with ``failed`` when ``open`` was not committed. Twice does no harm."""
         if not self._left:
             self._left = True
-            self._shared.open.discard(self)
+            if failed:
+                self._shared.open.discard(self)
             self._deliveries._leave(self._shared)
 
     def _begin(self, change: Change) -> Row:

@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2
 from hanse import limits, wire
 from hanse.errors import (
     Conflict,
+    DeliveryClosed,
     GrantNeeded,
     HanseError,
     HomeUnusable,
@@ -29,9 +30,12 @@ from hanse.errors import (
     NoSpace,
     NotFound,
     NotPermitted,
+    ReceiptsOwed,
+    Revoked,
     SourceChanged,
     StorageFailed,
     Unreachable,
+    UsedUp,
     Withdrawn,
 )
 from hanse.model.identifier import Identifier, Prefix
@@ -41,18 +45,25 @@ from hanse.rpc import server
 from hanse.rpc.status import abort
 from hanse.v1 import node_pb2
 from node import streams
-from node.audit import Audit, Decided, Ticket
+from node.audit import Also, Audit, Decided, Ticket
+from node.deliveries import Deliveries, Serving, Unit
 from node.members import Members
 from node.observe import Metrics
 from node.policy import Asked, Caller, Policies, Usage
 from node.rates import Rates
 from node.sources.opening import Opener
-from node.storage.catalog import CatalogStorage, StoredVersion, WrappedObject
+from node.storage.catalog import CatalogStorage, ServedElement, StoredVersion, WrappedObject
 from node.streams import Piece, Stream, Streams
 
 M = TypeVar("M", bound=Message)
 _MOST = (1 << 63) - 1  # what the catalog's integers hold
 _DIGEST_BYTES = 32
+_WHY: dict[type[HanseError], str] = {
+    UsedUp: "the grant is used up",
+    Revoked: "the grant is revoked",
+    ReceiptsOwed: "it owes receipts",
+    DeliveryClosed: "the delivery is closed",
+}
 Answer = Callable[[bytes, Caller], bytes]
 log = structlog.get_logger("hanse.node.service")
 
@@ -78,11 +89,10 @@ POLICY = {
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A decision in the caller's favour: what it may have, and where its bytes are counted."""
+    """A decision in the caller's favour: what it may have."""
 
     wrapped: WrappedObject
     version: StoredVersion
-    ticket: Ticket
     stream: Stream
     held: "Held | None" = None
 
@@ -126,12 +136,16 @@ class NodeService(grpc.GenericRpcHandler):
         small: Mapping[str, Answer] | None = None,
         policies: Policies | None = None,
         grants: Grants | None = None,
+        deliveries: Deliveries | None = None,
     ) -> None:
-        """``small``: what answers the calls of one message, by the method's name; those left out are UNIMPLEMENTED."""
+        """``small``: what answers the calls of one message, by the method's name; those left out are UNIMPLEMENTED.
+
+        ``deliveries`` None: what is served is not counted and no receipt is expected.
+        """
         self._prefix, self._storage, self._members, self._audit = prefix, storage, members, audit
         self._streams, self._rates = open_streams, rates or Rates()
         self._metrics, self._contact, self._clock = metrics or Metrics(), contact, clock
-        self._policies, self._grants = policies or Policies(), grants
+        self._policies, self._grants, self._deliveries = policies or Policies(), grants, deliveries
         self.serving = True
         self._handlers = {
             "/hanse.v1.Node/Describe": self._describe,
@@ -178,7 +192,9 @@ class NodeService(grpc.GenericRpcHandler):
             if call.stream is not None:
                 self._streams.close(call.stream)
             if call.ticket is not None:
-                self._audit.finish(call.ticket)
+                self._audit.finish(call.ticket, call.serving.close if call.serving is not None else None)
+            if call.serving is not None:
+                call.serving.leave()
             self._metrics.call(operation, "OK" if outcome is None else outcome.status)
         if outcome is not None:
             abort(context, outcome)
@@ -234,7 +250,7 @@ class NodeService(grpc.GenericRpcHandler):
             page = self._storage.page(version, number)
             if page is None:
                 raise SourceChanged(_replaced(granted))
-            yield self._counted(granted, node_pb2.DescribeResponse(page=page).SerializeToString(), len(page))
+            yield self._counted(call, node_pb2.DescribeResponse(page=page).SerializeToString(), len(page))
 
     def _hashes(self, data: bytes, call: "_Call") -> Iterator[bytes]:
         request = _parse(node_pb2.HashesRequest, data)
@@ -246,56 +262,67 @@ class NodeService(grpc.GenericRpcHandler):
         leaves = self._storage.leaves(granted.version, request.element)
         for start in range(0, len(leaves), limits.STREAM_MESSAGE_BYTES):
             part = leaves[start : start + limits.STREAM_MESSAGE_BYTES]
-            yield self._counted(granted, node_pb2.HashesResponse(hashes=part).SerializeToString(), len(part))
+            yield self._counted(call, node_pb2.HashesResponse(hashes=part).SerializeToString(), len(part))
 
     def _fetch(self, data: bytes, call: "_Call") -> Iterator[bytes]:
         request = _parse(node_pb2.FetchRequest, data)
         if len(request.spans) > limits.SPANS:
             raise LimitExceeded(f"a request has at most {limits.SPANS} spans")
-        granted = self._decide(request.id, request.version, request.grant, call)
-        if granted.version.version != granted.wrapped.current_version:
-            raise SourceChanged(_replaced(granted))
-        for span in request.spans:
-            _check_span(span, granted.version.element_count)
+
+        def begin(granted: Granted) -> Iterator[Unit]:
+            if granted.version.version != granted.wrapped.current_version:
+                raise SourceChanged(_replaced(granted))
+            for span in request.spans:
+                _check_span(span, granted.version.element_count)
+            return self._units(granted, request.spans)
+
+        asked = _Asked(request.delivery, begin)
+        granted = self._decide(request.id, request.version, request.grant, call, asked)
+        serving = call.serving
+        pieces = serving.pieces() if serving else (u.piece for u in begin(granted) if u.piece is not None)
         stream = granted.stream
         with Opener(granted.wrapped.source) as opener:
             try:
                 for message, length in streams.frames(
-                    self._pieces(granted, request.spans),
+                    pieces,
                     opener,
                     lambda: stream.next_size(self._streams.message_bytes()),
                 ):
-                    yield self._counted(granted, message, length)
+                    self._counted(call, message, length)
+                    if serving is not None:
+                        serving.sent(length)
+                    yield message
             except SourceChanged:
                 raise SourceChanged(
                     f"source changed since version {granted.version.version} of {granted.wrapped.id}; "
                     "ask the owner to run hanse refresh"
                 ) from None
 
-    def _counted(self, granted: Granted, message: bytes, length: int) -> bytes:
-        granted.stream.moved(length)
-        granted.ticket.served += length
+    def _counted(self, call: "_Call", message: bytes, length: int) -> bytes:
+        assert call.stream is not None and call.ticket is not None  # noqa: S101, PT018 - it was decided
+        call.stream.moved(length)
+        call.ticket.served += length
         self._metrics.served(length)
         return message
 
-    def _pieces(self, granted: Granted, spans: Iterable[node_pb2.Span]) -> Iterator[Piece]:
+    def _units(self, granted: Granted, spans: Iterable[node_pb2.Span]) -> Iterator[Unit]:
         for span in spans:
             expected = span.element
             for element in self._storage.elements(granted.version, span.element, span.elements or 1):
                 expected += 1
-                if span.elements:
-                    if element.length:
-                        yield Piece(element.name, element.fingerprint, 0, element.length, whole=True)
+                of = -(-element.length // element.chunk_size)
+                if span.elements and element.length <= limits.ACCOUNT_WINDOW_BYTES:
+                    piece = Piece(element.name, element.fingerprint, 0, element.length, whole=True)
+                    yield Unit(element.position, element.length, piece if element.length else None)
                     continue
-                start = span.first_chunk * element.chunk_size
-                end = min((span.first_chunk + span.chunks) * element.chunk_size, element.length)
-                if span.first_chunk + span.chunks > -(-element.length // element.chunk_size):
+                first, end = (0, of) if span.elements else (span.first_chunk, span.first_chunk + span.chunks)
+                if end > of:
                     raise InvalidInput("a span goes beyond the last chunk of its element")
-                yield Piece(element.name, element.fingerprint, start, end - start, whole=end - start == element.length)
+                yield from _runs(element, first, end, of)
             if expected != span.element + (span.elements or 1):
                 raise SourceChanged(_replaced(granted))
 
-    def _decide(self, text: str, number: int, digest: bytes, call: "_Call") -> Granted:
+    def _decide(self, text: str, number: int, digest: bytes, call: "_Call", asked: "_Asked | None" = None) -> Granted:
         """Whether the caller gets in, as a durable row. Raises what the caller is told."""
         self._rates.spend((call.peer, call.key_digest))
         identifier = Identifier.parse(text)
@@ -319,13 +346,29 @@ class NodeService(grpc.GenericRpcHandler):
         refusal, why, held = self._refusal(identifier, wrapped, caller, call.operation, digest)
         if refusal is None and version is None:
             refusal, why = NotFound(f"there is no version {number} of {identifier}"), "no such version"
-        ticket = self._record(
-            call, str(caller.key_id), text, version.version if version else number, refusal is None, why
-        )
+        key_id, exact = str(caller.key_id), version.version if version else number
         if refusal is not None or wrapped is None or version is None:
+            self._record(call, key_id, text, exact, False, why)
             raise refusal or NotFound(self._absent(identifier))
-        call.ticket = ticket
-        return Granted(wrapped, version, ticket, call.stream, held)
+        granted = Granted(wrapped, version, call.stream, held)
+        if asked is None or self._deliveries is None or caller.prefix == self._prefix:
+            call.ticket = self._record(call, key_id, text, exact, True, why)
+            return granted
+        try:
+            units = asked.begin(granted)
+            serving = self._deliveries.serving(caller.prefix, asked.delivery, version, held, units)
+        except HanseError:
+            call.ticket = self._record(call, key_id, text, exact, True, why)
+            raise
+        try:
+            call.ticket = self._record(call, key_id, text, exact, True, why, serving.open)
+        except HanseError as error:
+            serving.leave(failed=True)
+            if isinstance(error, NotPermitted | InvalidInput):
+                self._record(call, key_id, text, exact, False, _WHY.get(type(error), "not a delivery"))
+            raise
+        call.serving = serving
+        return granted
 
     def _refusal(
         self, identifier: Identifier, wrapped: WrappedObject | None, caller: Caller, operation: str, digest: bytes
@@ -378,9 +421,11 @@ class NodeService(grpc.GenericRpcHandler):
         except HanseError as error:
             return error
 
-    def _record(self, call: "_Call", key_id: str, text: str, version: int, allowed: bool, why: str) -> Ticket:
+    def _record(
+        self, call: "_Call", key_id: str, text: str, version: int, allowed: bool, why: str, also: Also | None = None
+    ) -> Ticket:
         return self._audit.decided(
-            Decided(str(call.peer), key_id, text, version, call.operation, allowed, why, int(self._clock()))
+            Decided(str(call.peer), key_id, text, version, call.operation, allowed, why, int(self._clock())), also
         )
 
     def _health(self, data: bytes, context: Any) -> bytes:
@@ -405,6 +450,15 @@ class _Call:
         self.key_digest = b""
         self.stream: Stream | None = None
         self.ticket: Ticket | None = None
+        self.serving: Serving | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a fetch is of; ``begin`` checks it."""
+
+    delivery: bytes
+    begin: Callable[[Granted], Iterator[Unit]]
 
 
 def _parse(kind: type[M], data: bytes) -> M:
@@ -421,6 +475,17 @@ def _check_span(span: node_pb2.Span, element_count: int) -> None:
         raise InvalidInput("a span has at least one element or one chunk")
     if span.element + (span.elements or 1) > element_count:
         raise InvalidInput(f"a span goes beyond the object's {element_count} elements")
+
+
+def _runs(element: ServedElement, first: int, end: int, of: int) -> Iterator[Unit]:
+    """Chunks of one element, no more at once than a window counts."""
+    size = element.chunk_size
+    while first < end:
+        chunks = min(end - first, max(1, limits.ACCOUNT_WINDOW_BYTES // size))
+        start, length = first * size, min((first + chunks) * size, element.length) - first * size
+        piece = Piece(element.name, element.fingerprint, start, length, whole=length == element.length)
+        yield Unit(element.position, length, piece, first, chunks, size, of)
+        first += chunks
 
 
 def _replaced(granted: Granted) -> str:

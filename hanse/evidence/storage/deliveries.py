@@ -26,8 +26,8 @@ class State(StrEnum):
 class Row:
     """``delivered`` is a serialized Receipt: what was served, or what the receipt says. ``receipt`` an Envelope.
 
-    ``size``: all bytes that went out, or each verified chunk once. ``claimed``: what both sides signed for. ``owed``: what
-    the peer has not signed for yet. Times in Unix seconds.
+    ``size``: all bytes that went out, or each verified chunk once. ``claimed``: what both sides signed for. ``owed``:
+    what the peer has not signed for yet. Times in Unix seconds.
     """
 
     id: bytes
