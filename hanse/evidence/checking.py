@@ -31,7 +31,8 @@ class Damage:
 def first_damage(connection: Connection, name: str, keys: Sequence[PublicKey], *, deep: bool) -> Damage | None:
     """Of the log called ``name``, whose owner has ``keys`` now. ``deep`` also hashes every payload.
 
-    Signatures of earlier keys cannot be verified here. Call it in a transaction where others may write.
+    The newest checkpoint must be signed by one of them; what earlier keys signed cannot be verified here. Call it in
+    a transaction where others may write.
     """
     return next(_Check(connection, name, keys, deep).damages(), None)
 
@@ -89,8 +90,10 @@ class _Check:
             yield Damage(
                 *self._guilty(signed, self._size, f"up to entry {last:,} the log is not the one that was signed")
             )
-        newest = note == self._newest
-        if (self._deep or newest) and any(is_by(note, key) for key in self._keys):
+        ours = any(is_by(note, key) for key in self._keys)
+        if note == self._newest and not ours:
+            yield Damage(last, "the checkpoint after it is signed with no key that is known here")
+        if ours and (self._deep or note == self._newest):
             try:
                 read(note, self._name, self._keys)
             except VerificationFailed as error:

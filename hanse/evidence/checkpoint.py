@@ -57,9 +57,17 @@ def key_hash(name: str, key: PublicKey) -> bytes:
 
 def sign(checkpoint: Checkpoint, key: SigningKey) -> str:
     """A signed note."""
-    text = checkpoint.text
-    signature = base64.b64encode(key_hash(checkpoint.origin, key.public) + key.sign(text.encode())).decode()
-    return f"{text}\n{_DASH} {checkpoint.origin} {signature}\n"
+    return f"{checkpoint.text}\n{_line(checkpoint, key)}"
+
+
+def countersign(note: str, key: SigningKey) -> str:
+    """The same note with one more signature."""
+    return note + _line(parse(note)[0], key)
+
+
+def _line(checkpoint: Checkpoint, key: SigningKey) -> str:
+    blob = key_hash(checkpoint.origin, key.public) + key.sign(checkpoint.text.encode())
+    return f"{_DASH} {checkpoint.origin} {base64.b64encode(blob).decode()}\n"
 
 
 def read(note: str, expected: str, keys: Iterable[PublicKey]) -> Checkpoint:

@@ -4,15 +4,15 @@ with Evidence.open(identity) as evidence:
     evidence.change(lambda change: change.append(Kind.GRANT, payload))
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Self, TypeVar
 
 from hanse.client.identity import Identity
-from hanse.errors import Conflict, NotFound
+from hanse.errors import Conflict, NotFound, VerificationFailed
 from hanse.evidence.checking import Damage, first_damage
-from hanse.evidence.checkpoint import Checkpoint, origin, sign
+from hanse.evidence.checkpoint import Checkpoint, countersign, is_by, origin, read, sign
 from hanse.evidence.storage import log
 from hanse.evidence.storage.log import Leaf
 from hanse.evidence.storage.migrations import MIGRATIONS
@@ -43,7 +43,20 @@ class Evidence:
     def open(cls, identity: Identity | Callable[[], Identity], clock: Callable[[], float] = time.time) -> "Evidence":
         """``identity`` is a function where the key may change while it is open."""
         find = identity if callable(identity) else lambda: identity
-        return cls(Database.open(find().home / FILE, MIGRATIONS), find, clock)
+        evidence = cls(Database.open(find().home / FILE, MIGRATIONS), find, clock)
+        evidence._countersign()
+        return evidence
+
+    def _countersign(self) -> None:
+        """After a change of keys: what the old key signed last is signed by the new one, too, while both are here."""
+        identity = self.identity()
+        note = self.newest_checkpoint() if identity.previous_key is not None else None
+        if note is None or identity.previous_key is None or is_by(note, identity.signing_key.public):
+            return
+        with contextlib.suppress(VerificationFailed):  # `hanse check` tells of it
+            size = read(note, origin(identity.prefix), [identity.previous_key.public]).size
+            both = countersign(note, identity.signing_key)
+            self.change(lambda change: log.replace_checkpoint(change.connection, size, both))
 
     def change(self, work: Callable[[Change], T]) -> T:
         """Does ``work`` in a transaction; returns when it is durable. Raises what it raises."""
@@ -55,7 +68,7 @@ class Evidence:
     def writer(self) -> Writer:
         return self._writer
 
-    @contextmanager
+    @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         with self.database.reading() as connection:
             yield connection
