@@ -6,6 +6,7 @@ with Client() as league:
         table = pandas.read_csv(visits)
 """
 
+import contextlib
 import io
 import threading
 import time
@@ -26,16 +27,21 @@ from hanse.client.remote_file import open_element
 from hanse.client.resolve import Resolved, Resolver, SearchPage
 from hanse.client.storage.known import FILE, Known
 from hanse.client.verify import Difference
-from hanse.errors import GrantNeeded, Revoked, UsedUp
+from hanse.errors import GrantNeeded, InvalidInput, NotFound, Revoked, UsedUp
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.storage import papers
 from hanse.evidence.storage.papers import GrantRow
 from hanse.home import Home, default_home
 from hanse.model.identifier import Identifier, Prefix
+from hanse.model.lease import Lease
 from hanse.model.manifest import Element
 from hanse.model.purposes import Purpose
 from hanse.model.record import AccessMode
 from hanse.model.search import Query
+from hanse.vault.leasing import Leasing, leasing_under
+from hanse.vault.reading import Kept, open_kept
+from hanse.vault.revocations import ask_briefly
+from hanse.vault.vault import Vault, sweep_home
 
 T = TypeVar("T")
 
@@ -49,12 +55,15 @@ class Client:
 
     def __init__(self, home: str | Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
         folder = default_home() if home is None else Path(home)
-        self.identity = Identity.load(Home.open(folder, MARKER, "`hanse join INVITATION` makes it a member"))
+        opened = Home.open(folder, MARKER, "`hanse join INVITATION` makes it a member")
+        sweep_home(opened, clock)
+        self.identity = Identity.load(opened)
         self._known = Known.open(self.identity.home / FILE)
         self._league = League(self.identity, clock)
         self.resolver = Resolver(self.identity, self._known, self._league, clock)
         self._clock = clock
         self._evidence: Evidence | None = None
+        self._vault: Vault | None = None
         self._opening = threading.Lock()
 
     @property
@@ -64,6 +73,13 @@ class Client:
             if self._evidence is None:
                 self._evidence = Evidence.open(self.identity, self._clock)
             return self._evidence
+
+    @property
+    def vault(self) -> Vault:
+        """What this home keeps under a duty to delete."""
+        if self._vault is None:
+            self._vault = Vault(self.identity.home, self.evidence, self._clock)
+        return self._vault
 
     def resolve(self, id: str | Identifier, *, max_age: int | None = None) -> Resolved:
         """The verified record of an object. ``max_age`` in seconds; 0 asks the registry in any case."""
@@ -115,15 +131,33 @@ class Client:
     ) -> io.BufferedReader:
         """An element as a seekable, read-only file; None is the only one. Every byte is verified before it is given.
 
-        ``purpose``, ``wait``: as in ``fetch``.
+        What is leased is read from the vault, also while its owner is away, until the lease ends. ``purpose``,
+        ``wait``: as in ``fetch``.
         """
         identifier = _identifier(id)
+        if self.vault.folder.exists():
+            with contextlib.suppress(NotFound), self.kept(identifier, version=version, element=element) as kept:
+                return kept.open(element)
         return self._under(
             identifier,
             _purposes(purpose),
             lambda grant: open_element(self.resolver, identifier, element, version, grant=grant),
             wait=wait,
         )
+
+    def kept(self, id: str | Identifier, *, version: int = 0, element: str | None = None) -> Kept:
+        """What is leased of an object, with that element if one is named. To be closed.
+
+        Its owner is asked, for two seconds at most, whether it was revoked. Raises NotFound, Revoked.
+        """
+        identifier = _identifier(id)
+        ask_briefly(self.resolver, self.vault, identifier)
+        return open_kept(self.vault, self.resolver, identifier, version, element)
+
+    def leases(self) -> list[Lease]:
+        """What is kept under a duty to delete, and until when."""
+        self.vault.sweep()
+        return self.vault.leases()
 
     def fetch(
         self,
@@ -143,7 +177,8 @@ class Client:
 
         ``to``: None is the object's own name in the current folder. ``patience``: seconds without progress. With a
         ``purpose`` (or several), asks the owner for a grant if none is held for it; with ``wait``, until there is an
-        answer: ``waiting`` is told so once. Raises GrantNeeded, Revoked, UsedUp.
+        answer: ``waiting`` is told so once. Under a duty to delete, it goes into the vault: then there is no ``to``,
+        and what is given has a ``lease``. Raises GrantNeeded, Revoked, UsedUp.
         """
         identifier = _identifier(id)
         return self._under(
@@ -159,10 +194,21 @@ class Client:
                 report=progress,
                 patience=patience,
                 grant=grant,
+                lease=self._lease(identifier, grant, to),
             ),
             wait=wait,
             waiting=waiting,
         )
+
+    def _lease(self, identifier: Identifier, grant: bytes, to: str | Path | None) -> Leasing | None:
+        """Where a fetch under that grant goes, if it is not to files."""
+        lease = leasing_under(self.vault, grant)
+        if lease is not None and to is not None:
+            raise InvalidInput(
+                f"{identifier} is for use under a duty to delete it: it is kept in the vault of this home, which does, "
+                f"and not in files, which nobody would find again. Leave -o out; `hanse open {identifier}` reads it"
+            )
+        return lease
 
     def request(
         self,

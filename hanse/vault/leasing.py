@@ -19,6 +19,7 @@ from hanse.client.durable import sync_filesystem
 from hanse.client.journal import Journal
 from hanse.client.spool import sealed_file
 from hanse.errors import HomeInUse, InvalidInput, NoSpace, WrongContent
+from hanse.evidence.storage import papers
 from hanse.files import storage_errors, sync_folder
 from hanse.model.lease import Lease
 from hanse.model.manifest import Element
@@ -93,6 +94,14 @@ class Leasing:
             assert place is not None  # noqa: S101 - nobody else knows its name
             place.describe(description, chosen)
             return place
+
+
+def leasing_under(vault: Vault, grant: bytes) -> Leasing | None:
+    """Where a fetch under that grant (digest) goes; None if it has no duty to delete."""
+    with vault.evidence.reading() as connection:
+        row = papers.grant(connection, grant) if grant else None
+    conditions = row.grant.conditions if row is not None else None
+    return Leasing(vault, grant, conditions) if conditions and conditions.delete_after is not None else None
 
 
 class LeasedPlace:

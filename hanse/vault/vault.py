@@ -25,10 +25,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hanse import wire
+from hanse.client.identity import Identity
 from hanse.errors import HanseError, NotFound, Revoked
-from hanse.evidence.evidence import Evidence
+from hanse.evidence.evidence import FILE, Evidence
 from hanse.evidence.storage import papers
 from hanse.evidence.storage.log import Kind
+from hanse.evidence.storage.migrations import MIGRATIONS
 from hanse.evidence.writer import Change
 from hanse.files import storage_errors
 from hanse.home import Home
@@ -37,7 +39,7 @@ from hanse.model.identifier import Identifier, Prefix
 from hanse.model.lease import Lease
 from hanse.model.papers import Deletion
 from hanse.signing import sign
-from hanse.storage.database import Connection
+from hanse.storage.database import Connection, Database
 from hanse.vault import keys
 from hanse.vault.clock import Reading, Seen, advance
 from hanse.vault.storage import leases
@@ -172,7 +174,7 @@ class Vault:
         """Ends all leases of an object at once; how many."""
         with self.evidence.reading() as connection:
             names = [row.key_name for row in leases.live(connection, identifier) if not row.reason]
-        self._end(names, reason)
+        self._decide({reason: names} if names else {})
         self.sweep()
         return len(names)
 
@@ -189,9 +191,8 @@ class Vault:
                     reason = "" if row.reason else self._due(connection, row, now)
                     if reason:
                         due.setdefault(reason, []).append(row.key_name)
-                for reason, names in due.items():
-                    self._end(names, reason)
-                rows = [row for row in leases.live(connection) if row.reason] if due else rows
+                self._decide(due)
+                rows = leases.live(connection) if due else rows
             ending = [row for row in rows if row.reason]
             for row in ending:
                 self._destroy(row)
@@ -203,20 +204,29 @@ class Vault:
             return REVOKED
         if now >= row.expires_at and (row.finished_at is not None or not in_use(self.folder / row.key_name)):
             return EXPIRED
-        return "" if self.keys_has(row) else ASKED_FOR  # somebody removed the key: that is its end
+        # Without its key it is at its end, whoever removed that.
+        return "" if keys.read(self.keys, row.key_name) is not None else ASKED_FOR
 
-    def keys_has(self, row: Row) -> bool:
-        """Whether the key of a lease is whole."""
-        return keys.read(self.keys, row.key_name) is not None
+    def _decide(self, due: dict[str, list[str]]) -> None:
+        """Notes it. If that fails, what is due is destroyed all the same: the time does not wait for a full disk."""
 
-    def _end(self, names: Iterable[str], reason: str) -> None:
-        listed = list(names)
-        if listed:
-            self.evidence.change(lambda change: leases.end(change.connection, listed, reason))
+        def work(change: Change) -> None:
+            for reason, names in due.items():
+                leases.end(change.connection, names, reason)
+
+        try:
+            if due:
+                self.evidence.change(work)
+        except HanseError:
+            with self.lock():
+                for names in due.values():
+                    for name in names:
+                        keys.destroy(self.keys, name)
+            raise
 
     def _destroy(self, row: Row) -> None:
         with self.lock():
-            if self.folder.exists():
+            if self.keys.exists():
                 keys.destroy(self.keys, row.key_name)
         # Nobody can open it any more: what is left of it is noise, and `_tidy` comes back for it.
         shutil.rmtree(self.folder / row.key_name, ignore_errors=True)
@@ -258,6 +268,13 @@ class Vault:
             found = [path for path in self.folder.iterdir() if path.name != _KEYS and path.name not in live]
             return found + [self.keys / name for name in keys.names(self.keys) if name not in live]
         return []
+
+
+def sweep_home(home: Home, clock: Callable[[], float] = time.time) -> None:
+    """Before anything else is done in a home: what is due is destroyed, also where nobody can sign just now."""
+    if (home / FOLDER).exists():
+        with Evidence(Database.open(home / FILE, MIGRATIONS), lambda: Identity.load(home), clock) as evidence:
+            Vault(home, evidence, clock).sweep()
 
 
 def in_use(folder: Path) -> bool:
