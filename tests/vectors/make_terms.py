@@ -106,19 +106,22 @@ def conditions_parts(conditions: Conditions) -> dict[str, Any]:
 
 
 def _purposes() -> dict[str, Any]:
-    iris = list(vocabulary.VOCABULARY)
+    iris = list(vocabulary.NAMES)
     texts = [
         "clinical-care-use",
         "Academic Research",
         "academic_research",
         "https://w3id.org/dpv#AcademicResearch",
         "http://purl.obolibrary.org/obo/DUO_0000007",
+        "dpv:CommercialResearch",
+        "DUO:0000042",
+        "dpv:NoSuchPurpose",
         "audit of 2026",
         "Audit of 2026",
         "教学",
         "x" * 200,
     ]
-    rejected = ["", " teaching", "teaching ", "two\nlines", "a\u0007bell", "x" * 201]
+    rejected = ["", " teaching", "teaching ", "two\nlines", "a\ttab", "a\u0007bell", "x" * 201]
     return {
         "vocabulary": [
             {
