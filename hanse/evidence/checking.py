@@ -5,7 +5,7 @@ What it is not: proof against whoever has the signing key; peers, who keep our c
     first_damage(connection, origin(prefix), [key.public], deep=True)     # None when all is well
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from hanse.errors import VerificationFailed
@@ -28,17 +28,16 @@ class Damage:
         return f"entry {self.position:,} of the log: {self.what}"
 
 
-def first_damage(connection: Connection, name: str, keys: Sequence[PublicKey], *, deep: bool) -> Damage | None:
-    """Of the log called ``name``, whose owner has ``keys`` now. ``deep`` also hashes every payload.
+def first_damage(connection: Connection, name: str, keys: Collection[PublicKey], *, deep: bool) -> Damage | None:
+    """Of the log called ``name``, whose owner has or had ``keys``. ``deep`` also hashes every payload.
 
-    The newest checkpoint must be signed by one of them; what earlier keys signed cannot be verified here. Call it in
-    a transaction where others may write.
+    The newest checkpoint must be signed by one of them. Call it in a transaction where others may write.
     """
     return next(_Check(connection, name, keys, deep).damages(), None)
 
 
 class _Check:
-    def __init__(self, connection: Connection, name: str, keys: Sequence[PublicKey], deep: bool) -> None:
+    def __init__(self, connection: Connection, name: str, keys: Collection[PublicKey], deep: bool) -> None:
         self._connection, self._name, self._keys, self._deep = connection, name, keys, deep
         self._size, self._complete = 0, 0
         self._newest = log.newest_checkpoint(connection)
@@ -92,7 +91,7 @@ class _Check:
             )
         ours = any(is_by(note, key) for key in self._keys)
         if note == self._newest and not ours:
-            yield Damage(last, "the checkpoint after it is signed with no key that is known here")
+            yield Damage(last, "the checkpoint after it is signed with no key of this organization")
         if ours and (self._deep or note == self._newest):
             try:
                 read(note, self._name, self._keys)

@@ -60,11 +60,6 @@ def sign(checkpoint: Checkpoint, key: SigningKey) -> str:
     return f"{checkpoint.text}\n{_line(checkpoint, key)}"
 
 
-def countersign(note: str, key: SigningKey) -> str:
-    """The same note with one more signature."""
-    return note + _line(parse(note)[0], key)
-
-
 def _line(checkpoint: Checkpoint, key: SigningKey) -> str:
     blob = key_hash(checkpoint.origin, key.public) + key.sign(checkpoint.text.encode())
     return f"{_DASH} {checkpoint.origin} {base64.b64encode(blob).decode()}\n"

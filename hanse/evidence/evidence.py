@@ -6,17 +6,18 @@ with Evidence.open(identity) as evidence:
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self, TypeVar
 
 from hanse.client.identity import Identity
-from hanse.errors import Conflict, NotFound, VerificationFailed
+from hanse.errors import Conflict, NotFound
 from hanse.evidence.checking import Damage, first_damage
-from hanse.evidence.checkpoint import Checkpoint, countersign, is_by, origin, read, sign
+from hanse.evidence.checkpoint import Checkpoint, origin, sign
 from hanse.evidence.storage import log
 from hanse.evidence.storage.log import Leaf
 from hanse.evidence.storage.migrations import MIGRATIONS
 from hanse.evidence.writer import Change, Writer
+from hanse.model.keys import PublicKey
 from hanse.storage.database import Connection, Database, transaction
 
 FILE = "evidence.db"
@@ -43,20 +44,7 @@ class Evidence:
     def open(cls, identity: Identity | Callable[[], Identity], clock: Callable[[], float] = time.time) -> "Evidence":
         """``identity`` is a function where the key may change while it is open."""
         find = identity if callable(identity) else lambda: identity
-        evidence = cls(Database.open(find().home / FILE, MIGRATIONS), find, clock)
-        evidence._countersign()
-        return evidence
-
-    def _countersign(self) -> None:
-        """After a change of keys: what the old key signed last is signed by the new one, too, while both are here."""
-        identity = self.identity()
-        note = self.newest_checkpoint() if identity.previous_key is not None else None
-        if note is None or identity.previous_key is None or is_by(note, identity.signing_key.public):
-            return
-        with contextlib.suppress(VerificationFailed):  # `hanse check` tells of it
-            size = read(note, origin(identity.prefix), [identity.previous_key.public]).size
-            both = countersign(note, identity.signing_key)
-            self.change(lambda change: log.replace_checkpoint(change.connection, size, both))
+        return cls(Database.open(find().home / FILE, MIGRATIONS), find, clock)
 
     def change(self, work: Callable[[Change], T]) -> T:
         """Does ``work`` in a transaction; returns when it is durable. Raises what it raises."""
@@ -102,10 +90,15 @@ class Evidence:
                     "it is erased, but traces are left on the disk while another command reads: run it again"
                 )
 
-    def verify(self, *, deep: bool = False) -> Damage | None:
-        """The first thing in the log that is not as it was signed, None if all is. ``deep`` reads every payload."""
+    def verify(self, *, deep: bool = False, earlier: Iterable[PublicKey] = ()) -> Damage | None:
+        """The first thing in the log that is not as it was signed, None if all is.
+
+        ``deep`` reads every payload. ``earlier``: keys that this organization had before; they sign nothing new, but
+        what they signed counts.
+        """
         identity = self.identity()
         keys = [key.public for key in (identity.signing_key, identity.previous_key) if key is not None]
+        keys += [key for key in earlier if key not in keys]
         with self.reading() as connection, transaction(connection, "BEGIN"):
             return first_damage(connection, origin(identity.prefix), keys, deep=deep)
 

@@ -157,11 +157,6 @@ def put_checkpoint(connection: Connection, size: int, note: str, now: int) -> No
     connection.execute("INSERT INTO checkpoint (size, note, at) VALUES (?, ?, ?)", (size, note, now))
 
 
-def replace_checkpoint(connection: Connection, size: int, note: str) -> None:
-    """The same checkpoint with other signatures."""
-    connection.execute("UPDATE checkpoint SET note = ? WHERE size = ?", (note, size))
-
-
 def newest_checkpoint(connection: Connection) -> str | None:
     """The signed note of the largest tree; None while the log is empty."""
     row = connection.execute("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1").fetchone()
