@@ -67,11 +67,11 @@ class CedarPolicy:
 
 
 def compile_terms(terms: Terms, id: Identifier) -> tuple[CedarPolicy, ...]:
-    """What nobody has to ask for, a policy for each party of each unconditional permission; what the mode forbids."""
+    """What nobody has to ask for, a policy for each party of each unasked permission; what the mode forbids."""
     found = []
     for number, permission in enumerate(terms.permissions, 1):
         conditions = permission.conditions
-        if not conditions.unconditional:
+        if not permission.unasked:
             continue
         times = _times(conditions)
         operations = _ordered(conditions.operations)

@@ -307,7 +307,7 @@ def _refused(asked: Asked, terms: Terms, chain: Sequence[Grant], objection: str,
     if terms.mode is AccessMode.COMPUTE_ONLY and asked.operation is Operation.FETCH:
         return Decision(False, visible, "compute only")
     if any(asked.operation in each.conditions.operations for each in concerned):
-        if all(each.conditions.unconditional for each in concerned):
+        if all(each.unasked for each in concerned):
             return Decision(False, visible, "not at this time", error=GrantNeeded)
         return Decision(False, visible, "not without a grant", error=GrantNeeded)
     if any(party.prefix == caller.prefix for party in terms.parties) and not concerned:

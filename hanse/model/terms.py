@@ -7,6 +7,7 @@ SPEC.md section 15.
     Conditions(purposes=("clinical-research",), valid_until=1814400000).is_within(Conditions())   # True
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +19,8 @@ from hanse.model.purposes import Purpose
 from hanse.model.record import AccessMode, check_text
 
 _MOST = (1 << 63) - 1
-_DAY = 86_400
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+DUTY_TEXT_BYTES = 1024  # a sentence; the contract says the rest
 MOST_PURPOSES = 64
 MOST_DUTIES = 64
 MOST_PERMISSIONS = 64
@@ -63,6 +65,22 @@ class Duty:
             raise InvalidInput("a duty to delete, and no other, has a time after which: delete-after=30d")
         if worded != bool(self.text):
             raise InvalidInput("a duty to attribute, or another one in words, and no other, has a text")
+        if len(self.text.encode(errors="replace")) > DUTY_TEXT_BYTES:
+            raise InvalidInput(f"the text of a duty has at most {DUTY_TEXT_BYTES} bytes")
+
+    @classmethod
+    def parse(cls, text: str) -> "Duty":
+        """``delete-after=30d`` (s, m, h, d, w), ``attribute=TEXT``, ``do-not-pass-on``, ``other=TEXT``.
+
+        Raises InvalidInput.
+        """
+        name, _, value = text.partition("=")
+        if name not in list(DutyKind):
+            raise InvalidInput(
+                f"{text!r} is not a duty: delete-after=30d, attribute=TEXT, do-not-pass-on, or in words: other=TEXT"
+            )
+        kind = DutyKind(name)
+        return cls(kind, parse_span(value)) if kind is DutyKind.DELETE_AFTER else cls(kind, 0, value)
 
     @property
     def enforcement(self) -> Enforcement:
@@ -180,6 +198,11 @@ class Permission:
         if len(self.parties) > MOST_PARTIES:
             raise InvalidInput(f"a permission names at most {MOST_PARTIES} organizations")
 
+    @property
+    def unasked(self) -> bool:
+        """Whether its parties need no grant."""
+        return self.automatic and self.conditions.unconditional
+
     def concerns(self, prefix: Prefix, key_id: KeyId) -> bool:
         return not self.parties or any(each.means(prefix, key_id) for each in self.parties)
 
@@ -258,13 +281,19 @@ def _owed(duty: Duty, duties: Iterable[Duty]) -> bool:
     return duty in duties
 
 
+def parse_span(text: str) -> int:
+    """``90s``, ``15m``, ``2h``, ``30d``, ``4w``, in seconds. Raises InvalidInput."""
+    found = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
+    if not found:
+        raise InvalidInput(f"{text!r} is not a span of time, such as 12h, 30d or 4w")
+    return int(found[1]) * _UNITS[found[2]]
+
+
 def _span_in_words(seconds: int) -> str:
     number, unit = int(_span(seconds)[:-1]), {"d": "day", "h": "hour", "m": "minute", "s": "second"}[_span(seconds)[-1]]
     return f"{number} {unit}" if number == 1 else f"{number} {unit}s"
 
 
 def _span(seconds: int) -> str:
-    for unit, size in (("d", _DAY), ("h", 3600), ("m", 60)):
-        if seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
+    unit = next(unit for unit in "dhms" if seconds % _UNITS[unit] == 0)
+    return f"{seconds // _UNITS[unit]}{unit}"

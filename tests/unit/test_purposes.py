@@ -66,7 +66,7 @@ def test_there_are_some_thirty_of_the_one_vocabulary_and_a_few_of_the_other() ->
     ],
 )
 def test_a_purpose_knows_what_includes_it(name: str, broader: set[str]) -> None:
-    assert [each.name for each in Purpose(name).with_broader][0] == name
+    assert Purpose(name).with_broader[0].name == name
     assert {each.name for each in Purpose(name).with_broader} == broader | {name}
 
 
