@@ -152,11 +152,13 @@ class CatalogStorage:
 
     def page(self, version: StoredVersion, page: int) -> bytes | None:
         """A serialized ManifestPage, as it was hashed."""
+        return self.page_of(version.row, page)
+
+    def page_of(self, row: int, page: int) -> bytes | None:
+        """``page`` of the version that ``row`` names."""
         with self.database.reading() as connection:
-            row = connection.execute(
-                "SELECT data FROM page WHERE version = ? AND page = ?", (version.row, page)
-            ).fetchone()
-        return row[0] if row else None
+            found = connection.execute("SELECT data FROM page WHERE version = ? AND page = ?", (row, page)).fetchone()
+        return found[0] if found else None
 
     def leaves(self, version: StoredVersion, position: int) -> bytes:
         """Concatenated; empty if the element has at most one chunk."""
@@ -224,6 +226,27 @@ class CatalogStorage:
             if staging:
                 _take_staged(connection, row)
 
+    def set_terms(self, wrapped: WrappedObject, terms: Terms, before: StoredVersion, after: StoredVersion) -> None:
+        """Other terms and, unless ``after`` is ``before``, the next version: of the same content, with the same pages.
+
+        Raises Conflict if another was faster.
+        """
+        with self.database.writing() as connection:
+            _expect_current(connection, wrapped.id, before.version)
+            connection.execute(
+                "UPDATE object SET terms = ?, current = ? WHERE key = ?",
+                (format_terms(terms), after.version, wrapped.id.key),
+            )
+            if after.version == before.version:
+                return
+            row = self._insert_version(connection, wrapped, after)
+            connection.execute(
+                "INSERT INTO page (version, page, data) SELECT ?, page, data FROM page WHERE version = ? ORDER BY page",
+                (row, before.row),
+            )
+            for table in ("element", "leaves"):
+                connection.execute(f"UPDATE {table} SET version = ? WHERE version = ?", (row, before.row))
+
     def replace(self, version: StoredVersion, staging: Staging) -> None:
         """The same content again, under new fingerprints. Raises Conflict if the version is no longer the newest."""
         connection = staging.connection
@@ -261,6 +284,12 @@ class CatalogStorage:
         with self.database.reading() as connection:
             row = connection.execute("SELECT envelope FROM organization ORDER BY version DESC LIMIT 1").fetchone()
         return wire.decode_envelope(row[0]) if row else None
+
+    def organizations(self) -> list[Envelope]:
+        """All versions, oldest first."""
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT envelope FROM organization ORDER BY version").fetchall()
+        return [wire.decode_envelope(row[0]) for row in rows]
 
     def put_organization(
         self, envelope: Envelope, now: int, sign: Callable[[Envelope], Envelope] | None = None, *, enqueued: bool = True
