@@ -40,6 +40,7 @@ from node import config, observe, own_policies, rotate
 from node.audit import Audit
 from node.catalog import CATALOG
 from node.config import Config
+from node.deliveries import Deliveries
 from node.grants import Grants
 from node.members import Members
 from node.observe import Metrics
@@ -49,6 +50,7 @@ from node.publish import Publisher
 from node.rates import Rates
 from node.redate import redate
 from node.service import NodeService
+from node.settling import Settling
 from node.storage.audit import move
 from node.storage.catalog import CatalogStorage
 from node.streams import Streams, Watchdog
@@ -58,6 +60,7 @@ _SPARE_THREADS = 64  # for refusals and health checks while all streams are take
 _RENEWAL_RETRY_SECONDS = 60.0
 _FIRST_MEMBERSHIP_SECONDS = 3.0
 _ENDING_SECONDS = 2.0
+_SIGNING_SECONDS = 2.0
 _STOPPING = "this node is being stopped: try again in a moment"
 log = structlog.get_logger("hanse.node")
 
@@ -107,6 +110,17 @@ class Daemon:
         self.own_policies = OwnPolicies(home / own_policies.FOLDER)
         self.policies = Policies(self.own_policies.start(), lambda error: log.error("policy.failed", error=error))
         self.grants = Grants(self.evidence, lambda: self.resolver, self.storage, self.policies, self._clock)
+        self.deliveries = Deliveries(
+            self.evidence, self.identity.prefix, self.config.owed_bytes_per_peer, receipts=self.config.receipts
+        )
+        self.settling = Settling(
+            self.evidence,
+            lambda: self.resolver,
+            self.storage,
+            self.deliveries,
+            self.config.sign_alone_after_seconds,
+            self._clock,
+        )
         self.publisher = Publisher(
             self.storage,
             lambda: self.league,
@@ -126,7 +140,13 @@ class Daemon:
             clock=self._clock,
             policies=self.policies,
             grants=self.grants,
-            small={"Ask": self.grants.ask, "Present": self.grants.present, "Standing": self.grants.standing},
+            deliveries=self.deliveries,
+            small={
+                "Ask": self.grants.ask,
+                "Present": self.grants.present,
+                "Standing": self.grants.standing,
+                **({"Settle": self.settling.settle} if self.config.receipts else {}),
+            },
         )
         upkeep = _Upkeep(self)
         self._run("upkeep", lambda: self._every(1.0, upkeep.look, at_once=True))
@@ -137,6 +157,8 @@ class Daemon:
         self._readdress(address)
         self._run("publisher", lambda: self.publisher.run(self._stop))
         self._run("policies", lambda: self._every(1.0, lambda: self.own_policies.look(self.policies.take)))
+        if self.config.receipts:
+            self._run("signing", lambda: self._every(_SIGNING_SECONDS, self.settling.look))
         self._run("watchdog", lambda: self._every(Watchdog.LOOK_SECONDS, Watchdog(self.streams).look))
         log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
         return address

@@ -27,7 +27,11 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """``drain_seconds``: what running streams get when the daemon stops; streams and calls: see hanse.limits."""
+    """``drain_seconds``: what running streams get when the daemon stops; streams and calls: see hanse.limits.
+
+    ``receipts`` false: what is served is signed by nobody. ``owed_bytes_per_peer``: who was served more than that
+    without signing for it is refused; None is without a limit.
+    """
 
     listen: Address = Address("127.0.0.1", 0)
     advertise: Address | None = None
@@ -38,6 +42,9 @@ class Config:
     streams_per_peer: int = limits.STREAMS_PER_PEER
     calls_per_peer: int = limits.CALLS_PER_PEER
     drain_seconds: int = 10
+    receipts: bool = True
+    owed_bytes_per_peer: int | None = None
+    sign_alone_after_seconds: int = limits.HALF_AFTER
 
     @classmethod
     def load(cls, path: Path) -> "Config":
@@ -156,4 +163,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "streams_per_peer": _number(1, 4096),
     "calls_per_peer": _number(1, 1_000_000),
     "drain_seconds": _number(0, 3600),
+    "receipts": _boolean,
+    "owed_bytes_per_peer": _number(0, 1 << 62),
+    "sign_alone_after_seconds": _number(0, 86_400),
 }

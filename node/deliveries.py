@@ -82,11 +82,17 @@ class _Shared:
 class Deliveries:
     """Those of one node. Safe to share between threads."""
 
-    def __init__(self, evidence: Evidence, owner: Prefix, owed_bytes: int | None = None) -> None:
-        """``owed_bytes``: a peer that was served more than that without signing for it is refused."""
+    def __init__(
+        self, evidence: Evidence, owner: Prefix, owed_bytes: int | None = None, *, receipts: bool = True
+    ) -> None:
+        """``owed_bytes``: a peer that was served more than that without signing for it is refused.
+
+        Without ``receipts``, only what goes under a grant is a delivery: its use is counted.
+        """
         self.evidence = evidence
         self.owner = owner
-        self.owed_bytes = owed_bytes
+        self.owed_bytes = owed_bytes if receipts else None
+        self.receipts = receipts
         self._lock = threading.Lock()
         self._open: dict[tuple[str, bytes], _Shared] = {}
 

@@ -351,7 +351,12 @@ class NodeService(grpc.GenericRpcHandler):
             self._record(call, key_id, text, exact, False, why)
             raise refusal or NotFound(self._absent(identifier))
         granted = Granted(wrapped, version, call.stream, held)
-        if asked is None or self._deliveries is None or caller.prefix == self._prefix:
+        if (
+            asked is None
+            or self._deliveries is None
+            or caller.prefix == self._prefix
+            or not (held or self._deliveries.receipts)
+        ):
             call.ticket = self._record(call, key_id, text, exact, True, why)
             return granted
         try:

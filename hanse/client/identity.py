@@ -95,6 +95,11 @@ class Identity:
         """What signs to the registry."""
         return (self.signing_key,) if self.previous_key is None else (self.signing_key, self.previous_key)
 
+    @property
+    def acknowledged_key(self) -> SigningKey:
+        """What signs to other members: while a new key has not reached the registry, they know the one before."""
+        return self.previous_key or self.signing_key
+
     def sign_pass(self, now: int) -> Envelope:
         """Says who calls the registry, for PASS_LIFE seconds."""
         statement = Pass(self.prefix, self.authority.fingerprint, now, now + limits.PASS_LIFE)

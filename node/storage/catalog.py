@@ -233,6 +233,9 @@ class CatalogStorage:
         """
         with self.database.writing() as connection:
             _expect_current(connection, wrapped.id, before.version)
+            kept = connection.execute("SELECT terms FROM object WHERE key = ?", (wrapped.id.key,)).fetchone()
+            if _terms(kept[0]) != wrapped.terms:
+                raise _changed(wrapped.id)
             connection.execute(
                 "UPDATE object SET terms = ?, current = ? WHERE key = ?",
                 (format_terms(terms), after.version, wrapped.id.key),
@@ -329,7 +332,11 @@ def _take_staged(connection: Connection, row: int) -> None:
 def _expect_current(connection: Connection, id: Identifier, version: int) -> None:
     row = connection.execute("SELECT current, withdrawn FROM object WHERE key = ?", (id.key,)).fetchone()
     if row is None or row != (version, 0):
-        raise Conflict(f"{id} was changed by another command in the meantime: run it again")
+        raise _changed(id)
+
+
+def _changed(id: Identifier) -> Conflict:
+    return Conflict(f"{id} was changed by another command in the meantime: run it again")
 
 
 def _object_row(wrapped: WrappedObject) -> tuple[object, ...]:
