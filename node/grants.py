@@ -24,6 +24,7 @@ from hanse.client.resolve import Resolver
 from hanse.errors import (
     Conflict,
     GrantNeeded,
+    HanseError,
     InvalidInput,
     LimitExceeded,
     NotFound,
@@ -39,6 +40,7 @@ from hanse.evidence.storage.papers import GrantRow, RequestRow, RequestState
 from hanse.evidence.writer import Change
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier, Prefix
+from hanse.model.keys import KeyId
 from hanse.model.organization import OrganizationRecord
 from hanse.model.papers import NONCE_BYTES, AccessRequest, Denial, Grant, Revocation
 from hanse.model.record import check_text
@@ -77,6 +79,11 @@ class Grants:
     ) -> None:
         self._evidence, self._resolver, self._catalog = evidence, resolver, catalog
         self._policies, self._clock = policies, clock
+
+    @property
+    def evidence(self) -> Evidence:
+        """Where it is all kept."""
+        return self._evidence
 
     @property
     def _prefix(self) -> Prefix:
@@ -148,8 +155,8 @@ class Grants:
 
     def approve(
         self, number: int, *, until: int | None = None, max_fetches: int | None = None, max_bytes: int | None = None
-    ) -> tuple[bytes, Grant]:
-        """The digest and the grant. Raises NotFound, Conflict when it was answered, InvalidInput, Withdrawn."""
+    ) -> GrantRow:
+        """The grant. Raises NotFound, Conflict when it was answered, InvalidInput, Withdrawn."""
         row = self._request(number)
         request = wire_papers.decode_request(row.envelope.payload)
         asker = Caller(row.peer, self._resolver().organization(row.peer).record.current_key.key_id)
@@ -158,15 +165,17 @@ class Grants:
             raise Withdrawn(f"{request.id} was withdrawn: `hanse deny {number}` answers the request")
         check_askable(wrapped.terms, request)
 
-        def work(change: Change) -> Envelope:
+        def work(change: Change) -> GrantRow:
             self._still_waits(change, row)
             conditions = approved(
                 wrapped.terms, asker, request, change.now, until=until, max_fetches=max_fetches, max_bytes=max_bytes
             )
-            return self._grant(change, row.digest, request, asker, wrapped, conditions)
+            envelope = self._grant(change, row.digest, request, asker, wrapped, conditions)
+            made = storage.grant(change.connection, envelope.digest)
+            assert made is not None  # noqa: S101 - it was put there just now
+            return made
 
-        made = self._evidence.change(work)
-        return made.digest, _decoded(made.payload)
+        return self._evidence.change(work)
 
     def deny(self, number: int, reason: str) -> Denial:
         """Raises NotFound, Conflict when it was answered."""
@@ -206,15 +215,17 @@ class Grants:
 
         return self._evidence.change(work)
 
-    def requests(self, *, waiting: bool = True) -> list[RequestRow]:
-        """Those that others sent, newest first."""
+    def requests(self, *, waiting: bool = True, sent: bool = False) -> list[RequestRow]:
+        """Those that others sent, or with ``sent`` ours, newest first."""
         with self._evidence.reading() as connection:
-            return storage.requests(connection, ours=False, waiting=waiting)
+            return storage.requests(connection, ours=sent, waiting=waiting)
 
-    def grants(self) -> list[GrantRow]:
-        """All of this organization's objects, narrowed ones too, newest first."""
-        with self._evidence.reading() as connection:
-            return storage.grants(connection, owner=self._prefix)
+    def key_id(self, prefix: Prefix) -> KeyId | None:
+        """The current identity key of who asked; None if it cannot be said now."""
+        try:
+            return self._resolver().organization(prefix).record.current_key.key_id
+        except HanseError:
+            return None
 
     # How.
 

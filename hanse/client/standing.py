@@ -16,12 +16,13 @@ from hanse.errors import HanseError, InvalidInput, NotFound, Revoked, UsedUp, Wr
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.storage import papers as storage
 from hanse.evidence.storage.log import Kind
-from hanse.evidence.storage.papers import GrantRow
+from hanse.evidence.storage.papers import GrantRow, RequestRow, RequestState
 from hanse.evidence.writer import Change
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Prefix
 
 _LEAST_DIGITS = 6
+_DENIED_SECONDS = 30 * limits.DAY
 
 
 def refresh(resolver: Resolver, evidence: Evidence) -> dict[Prefix, str]:
@@ -68,6 +69,38 @@ def _refresh(resolver: Resolver, evidence: Evidence, owner: Prefix, rows: list[G
         for first in range(0, len(asked), limits.BATCH):
             for digest, envelope in peer.standing(asked[first : first + limits.BATCH]):
                 learn(resolver, evidence, digest, envelope)
+
+
+def tell(resolver: Resolver, evidence: Evidence, digest: bytes) -> None:
+    """Tells the owner that we ended a grant that we narrowed. Raises what the owner's node says."""
+    with evidence.reading() as connection:
+        row = storage.grant(connection, digest)
+    if row is not None and row.revocation is not None:
+        with resolver.peer(row.owner) as peer:
+            peer.present((), [row.revocation])
+
+
+def all_grants(evidence: Evidence) -> list[tuple[GrantRow, GrantRow | None]]:
+    """Those of our objects and those that we hold or made, newest first; each with the one of its chain that ended."""
+    own = evidence.identity().prefix
+    with evidence.reading() as connection:
+        rows = [row for row in storage.grants(connection) if own in (row.owner, row.holder, row.maker)]
+        return [
+            (row, next((each for each in storage.chain(connection, row.digest) if each.revoked_at is not None), None))
+            for row in rows
+        ]
+
+
+def unanswered(evidence: Evidence) -> list[RequestRow]:
+    """Our requests that wait, and those that were denied of late."""
+    since = evidence.clock() - _DENIED_SECONDS
+    with evidence.reading() as connection:
+        rows = storage.requests(connection, ours=True)
+    return [
+        row
+        for row in rows
+        if row.state is RequestState.WAITING or (row.state is RequestState.DENIED and (row.answered_at or 0) > since)
+    ]
 
 
 def ended(resolver: Resolver, evidence: Evidence, digest: bytes, why: Revoked | UsedUp) -> None:

@@ -4,14 +4,17 @@ from node.cli.demonstrating import demo
 from node.cli.fetching import fetch, verify
 from node.cli.finding import resolve, search
 from node.cli.frame import main
+from node.cli.granting import list_grants, narrow, revoke
 from node.cli.joining import join, rotate_key, serve, trust
 from node.cli.operating import audit, doctor, status
+from node.cli.requesting import approve, deny, request, requests
 from node.cli.wrapping import add, check, list_objects, refresh, withdraw
 
 __all__ = ["main"]
 
 for each in (
-    join, serve, add, list_objects, status, check, refresh, withdraw, resolve, search, fetch, verify, audit, trust,
+    join, serve, add, list_objects, status, check, refresh, withdraw, resolve, search, request, fetch, verify,
+    requests, approve, deny, list_grants, revoke, narrow, audit, trust,
     rotate_key, doctor, demo,
 ):  # fmt: skip
     main.add_command(each)

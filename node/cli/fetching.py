@@ -1,11 +1,15 @@
 """Getting data and holding it against what its owner signed: fetch, verify."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from node.cli.frame import Session, command
-from node.cli.output import document, line, number, safe, size
+from node.cli.output import document, line, note, number, safe, size
+
+if TYPE_CHECKING:
+    from hanse.client.access import Answer
 
 
 @command(short="Fetch an object, verified")
@@ -14,13 +18,25 @@ from node.cli.output import document, line, number, safe, size
 @click.option("--element", "elements", multiple=True, metavar="NAME", help="Only this file inside; may be repeated.")
 @click.option("--version", type=click.IntRange(1), metavar="V", help="An earlier version; else the newest.")
 @click.option("--streams", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N", help="At once.")
+@click.option("--purpose", "purposes", multiple=True, metavar="P", help="What for: asks for a grant if need be.")
+@click.option("--wait", is_flag=True, help="Wait until the owner has answered, then go on.")
 def fetch(
-    session: Session, id: str, output: Path | None, elements: tuple[str, ...], version: int | None, streams: int
+    session: Session,
+    id: str,
+    output: Path | None,
+    elements: tuple[str, ...],
+    version: int | None,
+    streams: int,
+    purposes: tuple[str, ...],
+    wait: bool,
 ) -> None:
     """Fetch the object ID from its owner's node; every byte is verified before it is kept.
 
     One file is written as a file, several as a folder. After an interruption, the same command goes on
     from what was verified.
+
+    An object that needs a grant is fetched under one that you hold (`hanse grants`). With --purpose, one is asked
+    for if you hold none for it; with --wait, the command waits for the owner, and goes on by itself.
 
     \b
     With --json: id, version, path, elements, bytes, transferred, resumed, already_there, signed_by {prefix, key_id}.
@@ -33,7 +49,15 @@ def fetch(
     session.after_interrupt = "Stopped. What was verified is kept: run the same command again to go on from there."
     with client_of(session) as client, transferring("fetching") as progress:
         fetched = client.fetch(
-            identifier, output, elements=elements, version=version or 0, streams=streams, progress=progress
+            identifier,
+            output,
+            elements=elements,
+            version=version or 0,
+            streams=streams,
+            progress=progress,
+            purpose=purposes,
+            wait=wait,
+            waiting=_waits,
         )
     if session.json:
         document(
@@ -59,6 +83,13 @@ def fetch(
             f"Went on from {size(fetched.resumed_bytes)} of an earlier attempt; {size(fetched.transferred_bytes)} now."
         )
     line(f"Every byte is verified against the signature of {fetched.id.prefix} (key {fetched.signed_by}).")
+
+
+def _waits(answer: "Answer") -> None:
+    note(
+        f"Request {answer.number} waits for {answer.id.prefix} to decide. This goes on when it has; Ctrl-C leaves the "
+        "request as it is."
+    )
 
 
 def _near(path: Path) -> Path:

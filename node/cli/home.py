@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hanse.home import Home
     from hanse.model.identifier import Prefix
     from node.catalog import Catalog
+    from node.grants import Grants
     from node.storage.audit import AuditStorage
     from node.storage.catalog import CatalogStorage
 
@@ -82,6 +83,16 @@ def evidence_of(session: Session) -> Iterator["Evidence"]:
 
     with Evidence.open(identity_of(session)) as evidence:
         yield evidence
+
+
+@contextlib.contextmanager
+def grants_of(session: Session) -> Iterator["Grants"]:
+    """What this home was asked for, and gave."""
+    from node.grants import Grants
+    from node.policy import Policies
+
+    with client_of(session) as client, storage_of(session) as (_, storage):
+        yield Grants(client.evidence, lambda: client.resolver, storage, Policies())
 
 
 def own_suffix(prefix: "Prefix", text: str) -> str:

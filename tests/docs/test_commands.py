@@ -32,8 +32,18 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "withdraw": (["SUFFIX"], {"--reason"}),
     "resolve": (["ID"], set()),
     "search": (["[TEXT]"], {"--owner", "--type", "--subject", "--limit"}),
-    "fetch": (["ID"], {"-o", "--output", "--element", "--version", "--streams"}),
+    "request": (["ID"], {"--purpose", "--message", "--until"}),
+    "fetch": (["ID"], {"-o", "--output", "--element", "--version", "--streams", "--purpose", "--wait"}),
     "verify": (["PATH", "ID"], set()),
+    "requests": ([], {"--all"}),
+    "approve": (["N"], {"--until", "--max-fetches", "--max-bytes"}),
+    "deny": (["N"], {"--reason"}),
+    "grants": ([], {"--given", "--held", "--take"}),
+    "revoke": (["GRANT"], {"--reason"}),
+    "narrow": (
+        ["GRANT"],
+        {"--to", "--object", "--until", "--max-fetches", "--max-bytes", "--purpose", "-o", "--output"},
+    ),
     "audit": ([], {"--peer", "--object", "--since"}),
     "trust": (["PREFIX", "KEYID"], set()),
     "rotate-key": ([], set()),
@@ -41,8 +51,14 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "demo": ([], {"--keep"}),
 }  # fmt: skip
 # What we added to the agreement, and why it had to be.
-BEYOND = {("audit", "--limit")}  # a node that has served for years has too many rows to print
-REPEATABLE = {("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element")}
+BEYOND = {
+    ("audit", "--limit"),  # a node that has served for years has too many rows to print
+    ("requests", "--sent"),  # what became of one's own requests, for machines too
+    ("narrow", "--pass-on"),  # whether who gets it may narrow it in turn: not unless it is said
+}
+REPEATABLE = {("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element"),
+    ("request", "--purpose"), ("fetch", "--purpose"), ("narrow", "--object"), ("narrow", "--purpose"),
+}  # fmt: skip
 REGISTRY_COMMANDS = {"init", "invite", "serve", "orgs", "suspend", "restore", "status", "check"}
 
 

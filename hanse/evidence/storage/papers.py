@@ -16,7 +16,7 @@ from hanse import wire
 from hanse import wire_papers as papers
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
-from hanse.model.papers import Grant
+from hanse.model.papers import AccessRequest, Grant, Revocation
 from hanse.storage.database import Connection
 
 
@@ -43,6 +43,21 @@ class RequestRow:
     at: int
     answered_at: int | None
 
+    @property
+    def request(self) -> AccessRequest:
+        return papers.decode_request(self.envelope.payload)
+
+    @property
+    def grant(self) -> bytes:
+        """Digest of the grant that answers it; empty if none does."""
+        return self.answer.digest if self.state is RequestState.GRANTED and self.answer is not None else b""
+
+    @property
+    def reason(self) -> str:
+        """Why it was denied."""
+        denied = self.state is RequestState.DENIED and self.answer is not None
+        return papers.decode_denial(self.answer.payload).reason if denied and self.answer else ""
+
 
 @dataclass(frozen=True, slots=True)
 class GrantRow:
@@ -64,6 +79,10 @@ class GrantRow:
     @property
     def grant(self) -> Grant:
         return papers.decode_grant(self.envelope.payload)
+
+    @property
+    def ended(self) -> Revocation | None:
+        return papers.decode_revocation(self.revocation.payload) if self.revocation is not None else None
 
     @property
     def name(self) -> str:
