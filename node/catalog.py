@@ -12,7 +12,7 @@ import builtins
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -79,6 +79,16 @@ class Refreshed:
     rehashed: int
     element_count: int
     total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TermsSet:
+    """``version`` is the newest now; ``changed``: whether it is new, because the public part is different."""
+
+    id: Identifier
+    terms: Terms
+    version: int
+    changed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +224,38 @@ class Catalog:
         tombstone = StoredVersion(wrapped.id, before.version + 1, envelope, None, b"", 0, 0, 0, b"", now)
         self._storage.append(wrapped, tombstone, None)
         return wrapped.id
+
+    def set_terms(self, suffix: str, terms: Terms | Callable[[Terms], Terms]) -> TermsSet:
+        """Other terms from now on, or what ``terms`` makes of those there are.
+
+        A new version only where the public part is different; nothing is read or hashed. Grants that were given stay.
+        Raises NotFound, Withdrawn, InvalidInput, LimitExceeded, Conflict.
+        """
+        wrapped, before = self._existing(suffix)
+        chosen = terms(wrapped.terms) if callable(terms) else terms
+        record = wire.decode_record(before.record.payload)
+        after = before
+        if not manifesting.says(record, chosen):
+            assert before.manifest is not None  # noqa: S101 - only a tombstone has none
+            now, salt = max(int(self._clock()), record.issued_at), secrets.token_bytes(32)
+            signed, manifest = manifesting.sign_again(
+                before.record, before.manifest, chosen, salt=salt, now=now, key=self._owner.signing_key
+            )
+            after = replace(
+                before,
+                version=before.version + 1,
+                record=signed,
+                manifest=manifest,
+                salt=salt,
+                created_at=now,
+            )
+        self._storage.set_terms(wrapped, chosen, before, after)
+        return TermsSet(wrapped.id, chosen, after.version, after.version != before.version)
+
+    def terms(self, suffix: str) -> tuple[WrappedObject, int]:
+        """An object that is there, with its terms, and its version. Raises NotFound, Withdrawn."""
+        wrapped, version = self._existing(suffix)
+        return wrapped, version.version
 
     def check(
         self, deep: bool = False, progress: Report | None = None, newest: Newest | None = None

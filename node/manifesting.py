@@ -6,6 +6,7 @@ the next element would pass a limit.
 
 import mimetypes
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -210,6 +211,30 @@ def sign_record(
         limits.RECORD_TIME_TO_LIVE,
     )
     return _signed(record, key)
+
+
+def says(record: ObjectRecord, terms: Terms) -> bool:
+    """Whether the record tells the public what the terms want it to know."""
+    return (record.access, record.operations) == (access(terms), operations(terms))
+
+
+def sign_again(
+    record: Envelope, manifest: Envelope, terms: Terms, *, salt: bytes, now: int, key: SigningKey
+) -> tuple[Envelope, Envelope]:
+    """Record and manifest of the next version: of the same content, under other terms. Raises LimitExceeded."""
+    before, content = wire.decode_record(record.payload), wire.decode_manifest(manifest.payload)
+    content = replace(content, version=before.version + 1, issued_at=now)
+    signed = sign(PayloadType.MANIFEST, wire.encode_manifest(content), key)
+    after = replace(
+        before,
+        version=before.version + 1,
+        previous=record.digest,
+        access=access(terms),
+        operations=operations(terms),
+        commitment=trust.commitment(salt, signed),
+        issued_at=now,
+    )
+    return _signed(after, key), signed
 
 
 def sign_tombstone(before: ObjectRecord, previous: bytes, *, reason: str, now: int, key: SigningKey) -> Envelope:
