@@ -1,6 +1,7 @@
 """The command ``hanse``: one family of commands a file. They parse, call and print; decisions are made elsewhere."""
 
 from node.cli.demonstrating import demo
+from node.cli.evidence import evidence
 from node.cli.fetching import fetch, verify
 from node.cli.finding import resolve, search
 from node.cli.frame import main
@@ -14,7 +15,7 @@ __all__ = ["main"]
 
 for each in (
     join, serve, add, list_objects, status, check, refresh, withdraw, resolve, search, request, fetch, verify,
-    requests, approve, deny, list_grants, revoke, narrow, audit, trust,
+    requests, approve, deny, list_grants, revoke, narrow, audit, evidence, trust,
     rotate_key, doctor, demo,
 ):  # fmt: skip
     main.add_command(each)

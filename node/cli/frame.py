@@ -105,6 +105,15 @@ def command(name: str | None = None, *, short: str) -> Callable[[Callable[..., A
     return make
 
 
+def group(name: str, *, short: str) -> Callable[[Callable[..., Any]], click.Group]:
+    """A family of commands under one word of ``hanse``."""
+
+    def make(function: Callable[..., Any]) -> click.Group:
+        return click.group(name, short_help=short, epilog=EXIT_CODES)(_options(function))
+
+    return make
+
+
 class Root(click.Group):
     """The command itself: every way in which a command can end is decided here."""
 
