@@ -59,19 +59,32 @@ BEYOND = {
     ("requests", "--sent"),  # what became of one's own requests, for machines too
     ("narrow", "--pass-on"),  # whether who gets it may narrow it in turn: not unless it is said
 }
-REPEATABLE = {("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element"),
+REPEATABLE = {("evidence verify", "--key"), ("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element"),
     ("request", "--purpose"), ("fetch", "--purpose"), ("narrow", "--object"), ("narrow", "--purpose"),
 }  # fmt: skip
 REGISTRY_COMMANDS = {"init", "invite", "serve", "orgs", "suspend", "restore", "status", "check"}
 
 
+def _every(group: click.Group = main, before: str = "") -> dict[str, click.Command]:
+    """All commands by the words that a user types, families of commands too."""
+    found: dict[str, click.Command] = {}
+    for name, each in group.commands.items():
+        found[before + name] = each
+        if isinstance(each, click.Group):
+            found |= _every(each, f"{before}{name} ")
+    return found
+
+
+EVERY = _every()
+
+
 def test_there_is_every_agreed_command_and_no_other() -> None:
-    assert list(main.commands) == list(COMMANDS)
+    assert list(EVERY) == list(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_the_agreed_arguments_and_options(name: str) -> None:
-    command, (arguments, options) = main.commands[name], COMMANDS[name]
+    command, (arguments, options) = EVERY[name], COMMANDS[name]
     found = [each for each in command.params if isinstance(each, click.Argument)]
     shown = [each.make_metavar(click.Context(command)) for each in found]
     assert shown == arguments
@@ -82,14 +95,14 @@ def test_a_command_has_the_agreed_arguments_and_options(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "option"), sorted(REPEATABLE))
 def test_an_option_that_may_be_repeated_can_be(name: str, option: str) -> None:
-    found = next(each for each in main.commands[name].params if option in each.opts)
+    found = next(each for each in EVERY[name].params if option in each.opts)
     assert isinstance(found, click.Option)
     assert found.multiple
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_tells_the_options_and_the_exit_codes(name: str) -> None:
-    result = CliRunner().invoke(main, [name, "--help"])
+    result = CliRunner().invoke(main, [*name.split(), "--help"])
     assert result.exit_code == 0
     assert "Exit codes:" in result.output
     assert "6 verification failed" in result.output
@@ -100,7 +113,7 @@ def test_help_tells_the_options_and_the_exit_codes(name: str) -> None:
 def test_help_of_the_whole_lists_every_command() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    assert all(re.search(rf"^  {name} +[A-Z]", result.output, re.MULTILINE) for name in COMMANDS)
+    assert all(re.search(rf"^  {name} +[A-Z]", result.output, re.MULTILINE) for name in main.commands)
     assert "_HANSE_COMPLETE" in result.output
 
 
@@ -130,7 +143,9 @@ def _typed(text: str) -> list[tuple[str, str, list[str]]]:
     for line in lines:
         match = re.match(r"\s*(?:\S*[$#] )?(hanse|hanse-registry)\s+([a-z][a-z-]*)\b(.*)", line.split(" #")[0])
         if match:
-            found.append((match[1], match[2], re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", match[3])))
+            family, word = match[2], (match[3].split() or [""])[0]
+            name = f"{family} {word}" if f"{family} {word}" in COMMANDS else family
+            found.append((match[1], name, re.findall(r"(?<=\s)(--?[a-z][a-z-]*)", match[3])))
     return found
 
 
