@@ -27,6 +27,7 @@ from hanse.model.record import Status
 from hanse.trust import VerifiedOrganization, VerifiedRecord
 
 _LENGTH = struct.Struct("<I")
+_FRAME_BYTES = 64 * limits.MIB  # of one thing in a spool: more is a damaged length
 _KEPT_ELEMENTS = 50_000  # decoded once and kept; more are decoded from the spool each time
 FIRST_PATIENCE = 8.0  # seconds of attempts to reach a node that did not answer yet
 
@@ -67,7 +68,7 @@ class Description:
             yield from enumerate(self._kept)
             return
         index = 0
-        for page in _spooled(self._spool):
+        for page in unframed(self._spool):
             for element in wire.decode_page(page).elements:
                 yield index, element
                 index += 1
@@ -85,7 +86,7 @@ class Description:
 
     def pages(self) -> Iterator[bytes]:
         """As they came, in order."""
-        return _spooled(self._spool)
+        return unframed(self._spool)
 
     def close(self) -> None:
         self._spool.close()
@@ -155,7 +156,7 @@ def reopen(resolver: Resolver, identifier: Identifier, version: int, signed: Sig
     """A description that was kept: verified once more, without asking its owner. Raises as ``describe``."""
     found = _head(resolver, signed, identifier, version, pages)
     builder, count = RootBuilder(), 0
-    for page in _spooled(pages):
+    for page in unframed(pages):
         builder.add(leaf_hash(page))
         count += 1
     if count != found.manifest.page_count or builder.root() != found.manifest.pages_root:
@@ -178,12 +179,16 @@ def framed(page: bytes) -> bytes:
     return _LENGTH.pack(len(page)) + page
 
 
-def _spooled(spool: Pages) -> Iterator[bytes]:
+def unframed(spool: Pages) -> Iterator[bytes]:
+    """All that lies in a spool, each as it was before ``framed``. Raises WrongContent if something is missing."""
     spool.seek(0)
     while head := spool.read(_LENGTH.size):
         at = spool.tell()
-        length = _LENGTH.unpack(head)[0]
-        yield spool.read(length)
+        length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else -1
+        page = spool.read(length) if 0 <= length <= _FRAME_BYTES else b""
+        if len(page) != length:
+            raise WrongContent("what was spooled is not there any more as it was")
+        yield page
         spool.seek(at + length)
 
 
@@ -199,7 +204,7 @@ def _check(manifest: Manifest, spool: Pages) -> list[Element] | None:
     folder_names: set[str] = set()
     what = f"the manifest of {manifest.id}"
     with _parsed(what):
-        for data in _spooled(spool):
+        for data in unframed(spool):
             page = wire.decode_page(data)
             if page.first_element != count or not page.elements:
                 raise WrongContent(f"{what} has a page that does not follow the one before it")

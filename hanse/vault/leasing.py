@@ -8,19 +8,21 @@ written anywhere: elements are known by their position, the description is seale
 
 import contextlib
 import fcntl
+import io
 import os
-import struct
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from hanse import sealing, wire
-from hanse.client.content import Description, Signed, framed
+from hanse.client.content import Description, Signed, framed, unframed
 from hanse.client.durable import sync_filesystem
 from hanse.client.journal import Journal
 from hanse.client.spool import sealed_file
 from hanse.errors import HomeInUse, InvalidInput, NoSpace, WrongContent
 from hanse.evidence.storage import papers
 from hanse.files import storage_errors, sync_folder
+from hanse.merkle import HASH_BYTES
 from hanse.model.lease import Lease
 from hanse.model.manifest import Element
 from hanse.model.terms import Conditions
@@ -33,7 +35,6 @@ _KEEP = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _IN_A_FOLDER = 12  # bits of an element's number: 4,096 files
 _SLACK = 1 << 20
-_LENGTH = struct.Struct("<I")
 _INDEX_BYTES = 8
 
 
@@ -151,7 +152,8 @@ class LeasedPlace:
             _indexes(chosen),
         )
         with storage_errors("the vault"):
-            self._seal("head", (_LENGTH.pack(len(part)) + part for part in parts))
+            framed_parts = b"".join(map(framed, parts))
+            self._seal("head", [sha256(framed_parts).digest(), framed_parts])
             self._seal("pages", map(framed, description.pages()))
 
     def _seal(self, name: str, parts: Iterable[bytes]) -> None:
@@ -233,27 +235,18 @@ class LeasedPlace:
 def read_head(vault: Vault, lease: Lease) -> tuple[Signed, list[int]] | None:
     """What the description was verified from, and the positions of what was chosen: none if it is all.
 
-    None when it does not parse. Raises what ``Vault.key`` raises.
+    None when it is not what was written. Raises what ``Vault.key`` raises.
     """
     key = vault.key(lease)
     with storage_errors("the vault"):
         data = (vault.folder / lease.name / "head").read_bytes()
     nonce, sealed = data[:NONCE_BYTES], data[NONCE_BYTES:]
     plain = sealing.fresh(key, nonce).apply(0, sealed)
-    parts, at = [], 0
-    while at + _LENGTH.size <= len(plain):
-        length = _LENGTH.unpack_from(plain, at)[0]
-        at += _LENGTH.size
-        parts.append(plain[at : at + length])
-        at += length
-    if len(parts) != 4 or at != len(plain) or len(parts[3]) % _INDEX_BYTES:
+    digest, written = plain[:HASH_BYTES], plain[HASH_BYTES:]
+    if sha256(written).digest() != digest:
         return None
-    try:
-        signed = Signed(wire.decode_envelope(parts[0]), wire.decode_envelope(parts[1]), parts[2])
-    except InvalidInput:
-        return None
-    indexes = parts[3]
-    return signed, [
+    record, manifest, salt, indexes = unframed(io.BytesIO(written))
+    return Signed(wire.decode_envelope(record), wire.decode_envelope(manifest), salt), [
         int.from_bytes(indexes[at : at + _INDEX_BYTES], "big") for at in range(0, len(indexes), _INDEX_BYTES)
     ]
 
