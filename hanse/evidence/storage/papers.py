@@ -251,7 +251,7 @@ def grants_for(
     where, values = _filters(maker=maker, holder=holder)
     rows = connection.execute(
         f"SELECT {', '.join(f'grant_.{each}' for each in _GRANT.split(', '))} FROM grant_object "
-        f"JOIN grant_ ON grant_.digest = grant_object.digest WHERE object = ? AND {where} ORDER BY at DESC, digest",
+        f"JOIN grant_ ON grant_.digest = grant_object.digest WHERE object = ? AND {where} ORDER BY grant_.at DESC, grant_.digest",
         (about.key, *values),
     )
     return [_grant(row) for row in rows]
