@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         {"--to", "--object", "--until", "--max-fetches", "--max-bytes", "--purpose", "-o", "--output"},
     ),
     "audit": ([], {"--peer", "--object", "--since"}),
+    "evidence": ([], set()),
     "evidence export": ([], {"-o", "--output", "--object", "--peer", "--since"}),
     "evidence verify": (["FILE"], {"--key", "--receipt"}),
     "evidence erase": (["POSITION..."], {"--yes"}),
