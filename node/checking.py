@@ -1,4 +1,4 @@
-"""Is everything still as it was promised? Sources, manifests, and what the registry shows, object by object.
+"""Is everything still as it was promised? Sources, manifests, what the registry shows, object by object; the log.
 
 A drift names paths: it is for the owner. Nothing is changed here; ``remedy`` says what would put it right.
 """
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from hanse import limits, merkle, trust, wire
 from hanse.errors import HanseError, Unreachable, VerificationFailed
+from hanse.evidence.checking import Damage
+from hanse.evidence.evidence import Evidence
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier
 from hanse.model.resolution import Resolution
@@ -55,6 +57,13 @@ class Drift:
     def __str__(self) -> str:
         where = f"{self.id} version {self.version}" + (f", {self.element}" if self.element else "")
         return f"{where}: {self.what}. {self.remedy[:1].upper()}{self.remedy[1:]}"
+
+
+def check_log(evidence: Evidence, storage: CatalogStorage, *, deep: bool) -> Damage | None:
+    """The first thing that is wrong with this home's log; every key that it ever had counts."""
+    records = (wire.decode_organization(each.payload) for each in storage.organizations())
+    keys = {key.public_key for record in records for key in record.keys}
+    return evidence.verify(deep=deep, earlier=keys)
 
 
 def check(storage: CatalogStorage, *, deep: bool, progress: Report | None, newest: Newest | None) -> Iterator[Drift]:

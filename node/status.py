@@ -18,6 +18,10 @@ from hanse.client.resolve import Resolver
 from hanse.client.storage import known
 from hanse.client.storage.known import Known
 from hanse.errors import HanseError
+from hanse.evidence import peers
+from hanse.evidence.evidence import Evidence
+from hanse.evidence.peers import Lost
+from hanse.evidence.storage.peers import Fork
 from hanse.home import Home
 from hanse.model.address import Address
 from hanse.model.identifier import Prefix
@@ -51,7 +55,8 @@ class Status:
 
     ``registry_error`` is empty when the registry answered just now. ``suspended`` is None while that is not known.
     ``own_policies`` is None while ``policies_problem`` says what is wrong: then those taken before are in force.
-    ``daemon`` is the process id of ``hanse serve``, None if it does not run.
+    ``daemon`` is the process id of ``hanse serve``, None if it does not run. ``log_entries``: in our own log, of which
+    ``log_losses`` says who has seen more than there was; ``forks``: checkpoints of peers that contradict each other.
     """
 
     prefix: Prefix
@@ -73,6 +78,9 @@ class Status:
     outbox: OutboxStatus
     own_policies: int | None
     policies_problem: str
+    log_entries: int
+    log_losses: tuple[Lost, ...]
+    forks: tuple[Fork, ...]
 
 
 def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
@@ -99,6 +107,7 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
         objects = storage.objects()
         record = wire.decode_organization(own.payload) if own else None
         own_policies, policies_problem = _own_policies(home)
+        evidence = opened.enter_context(Evidence.open(identity, clock))
         return Status(
             prefix=identity.prefix,
             key_id=identity.signing_key.public.key_id,
@@ -119,6 +128,9 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
             outbox=_outbox(storage),
             own_policies=own_policies,
             policies_problem=policies_problem,
+            log_entries=evidence.size(),
+            log_losses=peers.losses(evidence),
+            forks=peers.forks(evidence),
         )
 
 

@@ -33,6 +33,10 @@ class Member:
         return cls(Home(home), Prefix.parse(prefix))
 
     @property
+    def acknowledged_key(self) -> SigningKey:
+        return self.previous_key or self.signing_key
+
+    @property
     def record(self) -> OrganizationRecord:
         keys = [IdentityKey(self.signing_key.public, 1)]
         if self.previous_key is not None:

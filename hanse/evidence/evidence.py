@@ -36,7 +36,7 @@ class Evidence:
 
         def signed(size: int, root: bytes) -> str:
             who = identity()
-            return sign(Checkpoint(origin(who.prefix), size, root), who.signing_key)
+            return sign(Checkpoint(origin(who.prefix), size, root), who.acknowledged_key)
 
         self._writer = Writer(database, signed, clock)
 

@@ -50,14 +50,14 @@ class Lost:
 
 
 def ours(evidence: Evidence) -> str:
-    """Our newest checkpoint, signed with the key that we have now."""
+    """Our newest checkpoint, signed with the key that peers know now."""
     identity = evidence.identity()
-    name, key = origin(identity.prefix), identity.signing_key
+    name, key = origin(identity.prefix), identity.acknowledged_key
     with evidence.reading() as connection:
         note = log.newest_checkpoint(connection)
     if note is None:
         return sign(Checkpoint(name, 0, EMPTY_ROOT), key)
-    # After a change of keys nothing may have been appended yet, and peers may know the new key only.
+    # After a change of keys nothing may have been appended yet.
     return note if is_by(note, key.public) else sign(parse(note)[0], key)
 
 

@@ -43,8 +43,8 @@ def status(session: Session) -> None:
     \b
     With --json: prefix, key_id, key_change_pending, league, league_fingerprint, registries, registry_error,
     registry_answered_at, membership_age, membership_limit, suspended, certificate_until, address, daemon,
-    objects, withdrawn, own_policies, policies_problem, waiting, oldest_waiting_at, last_error,
-    refused [{key, why}].
+    objects, withdrawn, own_policies, policies_problem, log_entries, log_losses [{prefix, seen}],
+    forks [{prefix, first, second, at}], waiting, oldest_waiting_at, last_error, refused [{key, why}].
     """
     from dataclasses import fields
 
@@ -71,11 +71,16 @@ def status(session: Session) -> None:
             ("to publish", _waiting(outbox)),
             ("own policies", _policies(found)),
             ("refused", "\n".join(f"{each.key}: {each.why}" for each in outbox.refused)),
+            ("log", number(found.log_entries, "entry", "entries")),
+            ("LOST", "\n".join(f"{each.prefix} has seen {each.seen:,} entries. {_LOST}" for each in found.log_losses)),
+            ("FORKED", "\n".join(f"{when(each.at)} by {each.prefix}. {_FORKED}" for each in found.forks)),
         ],
         indent="  ",
     )
 
 
+_LOST = "Our log had fewer then: evidence.db seems to be an old backup. What it lacks, that peer still has."
+_FORKED = "It signed two histories of its log: what it says of deliveries proves little. Both are kept: see --json."
 _STANDINGS = {None: "not known: the registry has not answered yet", False: "good", True: "SUSPENDED"}
 
 

@@ -280,18 +280,20 @@ def _state(entry: "Entry") -> str:
 @click.option("--deep", is_flag=True, help="Read and hash every byte again.")
 @click.pass_context
 def check(context: click.Context, session: Session, deep: bool) -> None:
-    """Compare sources, manifests and the registry with what was promised, and name every difference.
+    """Compare sources, manifests, the registry and the log with what was promised, and name every difference.
 
-    Ends with 7 if there is one, with 5 if only the registry could not be asked.
+    Ends with 6 if the log is not what was signed, else with 7 if there is a difference, with 5 if only the registry
+    could not be asked.
 
     \b
     With --json, one a line: id, version, what, element, remedy.
+    Of the log: log_entry (the first bad one), what, remedy.
     """
     from hanse.errors import Unreachable
     from hanse.model.envelope import Envelope
     from hanse.model.identifier import Identifier
-    from node.checking import Shown
-    from node.cli.home import catalog_of, league_of
+    from node.checking import Shown, check_log
+    from node.cli.home import catalog_of, evidence_of, league_of, storage_of
     from node.cli.progress import counting
 
     unreachable: list[Unreachable] = []
@@ -307,7 +309,12 @@ def check(context: click.Context, session: Session, deep: bool) -> None:
                 raise
 
         drifts = list(catalog.check(deep, progress, newest=newest))
+    with storage_of(session) as (_, storage), evidence_of(session) as evidence:
+        entries, damage = evidence.size(), check_log(evidence, storage, deep=deep)
+    remedy = "Restore evidence.db from your backup; your peers hold later checkpoints of it."
     if session.json:
+        if damage is not None:
+            documents([{"log_entry": damage.position, "what": damage.what, "remedy": remedy}])
         documents(
             {"id": each.id, "version": each.version, "what": each.what, "element": each.element, "remedy": each.remedy}
             for each in drifts
@@ -319,6 +326,13 @@ def check(context: click.Context, session: Session, deep: bool) -> None:
             line(safe(each))
         line()
         line(f"{number(len(drifts), 'difference')}.")
+    if not session.json:
+        if damage is not None:
+            line(f"The log is damaged. {safe(str(damage)[:1].upper() + str(damage)[1:])}. {remedy}")
+        elif entries:
+            line(f"The log is as it was signed: {number(entries, 'entry', 'entries')}.")
+    if damage is not None:
+        context.exit(6)
     if drifts:
         # That the registry could not be asked is one of them: alone, it is no difference yet.
         context.exit(unreachable[0].exit_code if unreachable and len(drifts) == 1 else 7)
