@@ -63,7 +63,8 @@ BEYOND = {
     ("evidence erase", ""),  # the legal duty for which leaves of the log are salted
 }
 REPEATABLE = {
-    ("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element"), ("evidence verify", "--key"),
+    ("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element"),
+    ("evidence verify", "--key"),
     ("request", "--purpose"), ("fetch", "--purpose"), ("narrow", "--object"), ("narrow", "--purpose"),
 }  # fmt: skip
 REGISTRY_COMMANDS = {"init", "invite", "serve", "orgs", "suspend", "restore", "status", "check"}
