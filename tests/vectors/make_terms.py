@@ -137,26 +137,49 @@ def _purposes() -> dict[str, Any]:
 
 
 def _duties() -> dict[str, Any]:
-    shown = [
-        DELETE,
-        Duty(DutyKind.DELETE_AFTER, 36 * 3600),
-        Duty(DutyKind.DELETE_AFTER, 90 * 60),
-        Duty(DutyKind.DELETE_AFTER, 1),
-        CITE,
-        KEEP,
-        OTHER,
+    texts = [
+        "delete-after=30d",
+        "delete-after=36h",
+        "delete-after=720h",
+        "delete-after=2w",
+        "delete-after=90m",
+        "delete-after=1s",
+        "attribute=North Hospital",
+        "attribute=a=b",
+        "do-not-pass-on",
+        "other=tell us what you found",
+        "other=告诉我们",
+    ]
+    rejected = [
+        "",
+        "delete-after",
+        "delete-after=",
+        "delete-after=0d",
+        "delete-after=-1d",
+        "delete-after=30",
+        "delete-after=30 days",
+        "delete-after=1e3s",
+        "attribute",
+        "attribute=",
+        "attribute=a\u0007bell",
+        "do-not-pass-on=please",
+        "Do-Not-Pass-On",
+        "forget",
+        "other=" + "x" * 4097,
     ]
     return {
         "accepted": [
             {
+                "input": text,
                 "kind": duty.kind.value,
                 "seconds": duty.seconds,
                 "text": duty.text,
                 "written": str(duty),
                 "enforced": duty.enforcement.value,
             }
-            for duty in shown
-        ]
+            for text, duty in zip(texts, map(Duty.parse, texts), strict=True)
+        ],
+        "rejected": [{"input": text, "message": _refusal(Duty.parse, text)} for text in rejected],
     }
 
 
