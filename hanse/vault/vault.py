@@ -80,6 +80,11 @@ class Vault:
             row.key_name, row.grant, row.id, row.version, row.made_at, ends_at, row.finished_at is not None
         )  # fmt: skip
 
+    def undelivered(self) -> list[Row]:
+        """What was deleted and its owner has yet to be told."""
+        with self.evidence.reading() as connection:
+            return leases.undelivered(connection)
+
     def key(self, lease: Lease) -> bytes:
         """Raises NotFound or Revoked when the lease has ended."""
         found = keys.read(self.keys, lease.name)
@@ -96,7 +101,10 @@ class Vault:
         with self.evidence.reading() as connection:
             last = leases.ended(connection, identifier)
         if last is None or last.destroyed_at is None:
-            return NotFound(f"nothing of {identifier} is kept in the vault: `hanse fetch {identifier}` fetches it")
+            return NotFound(
+                f"nothing of {identifier} is kept in the vault: `hanse fetch {identifier}` puts it there, if it comes "
+                "with a duty to delete it"
+            )
         day = datetime.fromtimestamp(last.destroyed_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         if last.reason == REVOKED:
             return Revoked(f"{identifier.prefix} revoked the grant: what was kept of {identifier} was deleted on {day}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from node.cli.frame import Session, command
+from node.cli.opening import lease_fields, show_lease
 from node.cli.output import document, line, note, number, safe, size
 
 if TYPE_CHECKING:
@@ -35,11 +36,15 @@ def fetch(
     One file is written as a file, several as a folder. After an interruption, the same command goes on
     from what was verified.
 
+    What comes with a duty to delete is kept in this home's vault, sealed, until its time, and not as files:
+    `hanse open` reads it, `hanse leases` shows until when.
+
     An object that needs a grant is fetched under one that you hold (`hanse grants`). With --purpose, one is asked
     for if you hold none for it; with --wait, the command waits for the owner, and goes on by itself.
 
     \b
-    With --json: id, version, path, elements, bytes, transferred, resumed, already_there, signed_by {prefix, key_id}.
+    With --json: id, version, path, elements, bytes, transferred, resumed, already_there, signed_by {prefix, key_id},
+    and lease {grant, until, enforced} of what is kept in the vault.
     """
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of
@@ -72,10 +77,12 @@ def fetch(
                 "already_there": fetched.already_there,
                 "signed_by": {"prefix": fetched.id.prefix, "key_id": fetched.signed_by},
             }
+            | ({"lease": lease_fields(fetched.lease)} if fetched.lease is not None else {})
         )
         return
     what = number(fetched.elements, "file") + ", " if fetched.elements != 1 else ""
-    line(f"{safe(_near(fetched.path))}: {what}{size(fetched.total_bytes)}, version {fetched.version}")
+    where = fetched.id if fetched.lease is not None else _near(fetched.path)
+    line(f"{safe(where)}: {what}{size(fetched.total_bytes)}, version {fetched.version}")
     if fetched.already_there:
         line("It was there already: nothing was transferred.")
     elif fetched.resumed_bytes:
@@ -83,6 +90,8 @@ def fetch(
             f"Went on from {size(fetched.resumed_bytes)} of an earlier attempt; {size(fetched.transferred_bytes)} now."
         )
     line(f"Every byte is verified against the signature of {fetched.id.prefix} (key {fetched.signed_by}).")
+    if fetched.lease is not None:
+        show_lease(fetched.lease, _near(fetched.path))
 
 
 def _waits(answer: "Answer") -> None:

@@ -4,6 +4,7 @@ The rule it keeps: a user sees one line that says what happened and what to do; 
 Nothing slow is imported here: a command imports what it needs when it runs.
 """
 
+import functools
 import os
 import sys
 import traceback
@@ -100,9 +101,26 @@ def command(name: str | None = None, *, short: str) -> Callable[[Callable[..., A
     """A command of ``hanse``: its function gets the Session first. ``short`` stands in the list of all."""
 
     def make(function: Callable[..., Any]) -> click.Command:
-        return click.command(name, short_help=short, epilog=EXIT_CODES)(_options(pass_session(function)))
+        @functools.wraps(function)
+        def swept(session: Session, *arguments: Any, **options: Any) -> Any:
+            _sweep(session)
+            return function(session, *arguments, **options)
+
+        return click.command(name, short_help=short, epilog=EXIT_CODES)(_options(pass_session(swept)))
 
     return make
+
+
+def _sweep(session: Session) -> None:
+    """Before anything else: what this home must not keep any longer is deleted. SPEC.md section 19.4."""
+    if (session.folder / "vault").exists():
+        from hanse.home import Home
+        from hanse.vault.vault import sweep_home
+
+        try:
+            sweep_home(Home(session.folder))
+        except HanseError as failure:
+            note(f"what is kept under a duty to delete could not be looked after: {failure}")
 
 
 def group(name: str, *, short: str) -> Callable[[Callable[..., Any]], click.Group]:

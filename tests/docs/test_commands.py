@@ -34,6 +34,8 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "search": (["[TEXT]"], {"--owner", "--type", "--subject", "--limit"}),
     "request": (["ID"], {"--purpose", "--message", "--until"}),
     "fetch": (["ID"], {"-o", "--output", "--element", "--version", "--streams", "--purpose", "--wait"}),
+    "open": (["ID"], {"--element", "-o", "--output"}),
+    "leases": ([], {"--delete"}),
     "verify": (["PATH", "ID"], set()),
     "requests": ([], {"--all"}),
     "approve": (["N"], {"--until", "--max-fetches", "--max-bytes"}),
@@ -56,6 +58,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
 }  # fmt: skip
 # What we added to the agreement, and why it had to be.
 BEYOND = {
+    ("open", "--version"),  # two versions may be kept at once
     ("audit", "--limit"),  # a node that has served for years has too many rows to print
     ("requests", "--sent"),  # what became of one's own requests, for machines too
     ("narrow", "--pass-on"),  # whether who gets it may narrow it in turn: not unless it is said
