@@ -36,12 +36,14 @@ from hanse.model.address import Address
 from hanse.rpc import server as rpc_server
 from hanse.rpc import tls
 from hanse.rpc.allocation import keep_large_buffers
+from hanse.vault.vault import Vault
 from node import config, observe, own_policies, rotate
 from node.audit import Audit
 from node.catalog import CATALOG
 from node.config import Config
 from node.deliveries import Deliveries
 from node.grants import Grants
+from node.leases import Leases
 from node.members import Members
 from node.observe import Metrics
 from node.own_policies import OwnPolicies
@@ -121,6 +123,7 @@ class Daemon:
             self.config.sign_alone_after_seconds,
             self._clock,
         )
+        self.leases = Leases(Vault(home, self.evidence, self._clock), lambda: self.resolver)
         self.publisher = Publisher(
             self.storage,
             lambda: self.league,
@@ -159,6 +162,7 @@ class Daemon:
         self._run("policies", lambda: self._every(1.0, lambda: self.own_policies.look(self.policies.take)))
         if self.config.receipts:
             self._run("signing", lambda: self._every(_SIGNING_SECONDS, self.settling.look))
+        self._run("leases", lambda: self._every(1.0, self.leases.look, at_once=True))
         self._run("watchdog", lambda: self._every(Watchdog.LOOK_SECONDS, Watchdog(self.streams).look))
         log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
         return address

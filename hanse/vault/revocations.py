@@ -6,6 +6,7 @@ An owner who does not answer has not revoked, as far as can be known: the lease 
     ask_briefly(resolver, vault, identifier)
 """
 
+import contextlib
 import threading
 from collections import defaultdict
 
@@ -14,28 +15,24 @@ from hanse.client import standing
 from hanse.client.resolve import Resolver
 from hanse.errors import HanseError
 from hanse.model.identifier import Identifier, Prefix
+from hanse.vault.storage.leases import Row
 from hanse.vault.vault import Vault
 
 BRIEFLY_SECONDS = 2.0
 
 
-def ask(resolver: Resolver, vault: Vault, identifier: Identifier | None = None) -> dict[Prefix, str]:
-    """Learns of revocations, and ends what they concern. Returns who could not be asked, and why."""
+def ask(resolver: Resolver, vault: Vault, identifier: Identifier | None = None) -> list[Row]:
+    """Learns of revocations, as far as owners can be asked, and ends what they concern. Returns what was ended."""
     grants: defaultdict[Prefix, set[bytes]] = defaultdict(set)
     for lease in vault.leases(identifier):
         grants[lease.id.prefix].add(lease.grant)
-    problems: dict[Prefix, str] = {}
     for owner, digests in grants.items():
-        try:
-            with resolver.peer(owner) as peer:
-                asked = sorted(digests)
-                for first in range(0, len(asked), limits.BATCH):
-                    for digest, envelope in peer.standing(asked[first : first + limits.BATCH]):
-                        standing.learn(resolver, vault.evidence, digest, envelope)
-        except HanseError as error:
-            problems[owner] = str(error)
-    vault.sweep()
-    return problems
+        with contextlib.suppress(HanseError), resolver.peer(owner) as peer:
+            asked = sorted(digests)
+            for first in range(0, len(asked), limits.BATCH):
+                for digest, envelope in peer.standing(asked[first : first + limits.BATCH]):
+                    standing.learn(resolver, vault.evidence, digest, envelope)
+    return vault.sweep()
 
 
 def ask_briefly(resolver: Resolver, vault: Vault, identifier: Identifier, seconds: float = BRIEFLY_SECONDS) -> None:

@@ -243,7 +243,7 @@ class Vault:
         def record(change: Change) -> None:
             now = max(1, change.now)
             deletion = Deletion(row.owner, identity.prefix, row.id, row.version, row.grant, row.reason, now)
-            envelope = sign(PayloadType.DELETION, encode_deletion(deletion), identity.signing_key)
+            envelope = sign(PayloadType.DELETION, encode_deletion(deletion), identity.acknowledged_key)
             if leases.destroyed(change.connection, row.key_name, now, envelope):
                 change.append(Kind.DELETION, wire.encode_envelope(envelope))
                 leases.forget_seen(change.connection)
