@@ -77,7 +77,7 @@ GRANT_FILE_BYTES: Final = 1 * MIB  # a narrowed grant with all above it, as it i
 # Deliveries and receipts. SPEC.md section 17.
 ACCOUNT_WINDOW_BYTES: Final = 64 * MIB  # counted ahead of what is served: what a crash charges too much, at most
 ACCOUNT_WINDOW_UNITS: Final = 4096  # elements or runs of chunks in a window: small files weigh by their number
-DELIVERY_PARTS: Final = 4096  # separate parts of one delivery: its receipt fits an envelope
+DELIVERY_PARTS: Final = 2048  # separate parts of one delivery: its receipt fits an envelope
 DELIVERY_LIFE: Final = 24 * HOUR  # after which a fetch that goes on counts as another
 SETTLED_AT_ONCE: Final = 256  # papers in one Settle
 SETTLE_WAIT: Final = 3  # seconds that a fetch waits for the other side's signature

@@ -23,6 +23,7 @@ from hanse.client.fetch import Fetched
 from hanse.client.identity import MARKER, Identity
 from hanse.client.league import League
 from hanse.client.progress import Report
+from hanse.client.receipts import Receipts
 from hanse.client.remote_file import open_element
 from hanse.client.resolve import Resolved, Resolver, SearchPage
 from hanse.client.storage.known import FILE, Known
@@ -51,9 +52,12 @@ class Client:
 
     ``home`` is the folder that `hanse join` made; None is $HANSE_HOME, else the platform's data folder. All methods
     raise hanse.errors: NotFound, NotPermitted, Unreachable (worth trying again), VerificationFailed (do not trust it).
+    Without ``receipts``, what it fetches is not signed for: owners may refuse to serve on.
     """
 
-    def __init__(self, home: str | Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, home: str | Path | None = None, *, receipts: bool = True, clock: Callable[[], float] = time.time
+    ) -> None:
         folder = default_home() if home is None else Path(home)
         opened = Home.open(folder, MARKER, "`hanse join INVITATION` makes it a member")
         sweep_home(opened, clock)
@@ -65,6 +69,7 @@ class Client:
         self._evidence: Evidence | None = None
         self._vault: Vault | None = None
         self._opening = threading.Lock()
+        self._receipts = Receipts(self.resolver, lambda: self.evidence) if receipts else None
 
     @property
     def evidence(self) -> Evidence:
@@ -141,7 +146,9 @@ class Client:
         return self._under(
             identifier,
             _purposes(purpose),
-            lambda grant: open_element(self.resolver, identifier, element, version, grant=grant),
+            lambda grant: open_element(
+                self.resolver, identifier, element, version, grant=grant, receipts=self._receipts
+            ),
             wait=wait,
         )
 
@@ -194,6 +201,7 @@ class Client:
                 report=progress,
                 patience=patience,
                 grant=grant,
+                receipts=self._receipts,
                 lease=self._lease(identifier, grant, to),
             ),
             wait=wait,
@@ -271,6 +279,8 @@ class Client:
                 access.show(self.resolver, self.evidence, grant)
 
     def close(self) -> None:
+        if self._receipts is not None:
+            self._receipts.close()
         if self._evidence is not None:
             self._evidence.close()
         self._league.close()

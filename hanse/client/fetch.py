@@ -27,16 +27,29 @@ from hanse.client.partial import Partial, Place, remove_leftover
 from hanse.client.peer import Peer
 from hanse.client.pieces import Chunks, Piece, Whole, spans
 from hanse.client.progress import Patience, Progress, Report
+from hanse.client.receipts import Receipts, Session
 from hanse.client.resolve import Resolver
+from hanse.client.settling import Outcome
 from hanse.client.transfer import Incoming, take_chunk, take_element, write
 from hanse.client.verify import differences, holds, read_at
-from hanse.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Unreachable, Withdrawn, WrongContent
+from hanse.errors import (
+    Conflict,
+    DeliveryClosed,
+    InvalidInput,
+    LimitExceeded,
+    NotFound,
+    ReceiptsOwed,
+    Unreachable,
+    Withdrawn,
+    WrongContent,
+)
 from hanse.files import storage_errors
 from hanse.merkle import HASH_BYTES, leaf_hash, root
 from hanse.model.identifier import Identifier
 from hanse.model.keys import KeyId
 from hanse.model.lease import Lease
 from hanse.model.manifest import Element
+from hanse.model.papers import Delivered
 from hanse.rpc.allocation import keep_large_buffers
 from hanse.vault.leasing import Leasing
 
@@ -51,6 +64,7 @@ _HASHES_AHEAD = 8
 _NOTE_BYTES = 1 * limits.MIB  # small files between two lines of the journal
 _WRITE_BACK_BYTES = 16 * limits.MIB
 _REPORT_SECONDS = 0.1
+_MOST_DELIVERIES = 8  # of one run: an owner that closes each at once is not humoured for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,7 @@ class Fetched:
     """What is at ``path`` now. ``resumed_bytes`` were there; ``already_there``: all of it, under its name.
 
     ``signed_by`` is the key with which the owner signed the record of this version. With a ``lease``, ``path`` is the
-    vault's folder, where all is sealed.
+    vault's folder, where all is sealed. ``receipt`` None: nothing was delivered now, or no receipts are made.
     """
 
     path: Path
@@ -71,6 +85,7 @@ class Fetched:
     resumed_bytes: int = 0
     already_there: bool = False
     lease: Lease | None = None
+    receipt: Outcome | None = None
 
 
 def fetch(
@@ -85,6 +100,7 @@ def fetch(
     patience: float = PATIENCE,
     lease: Leasing | None = None,
     grant: bytes = b"",
+    receipts: Receipts | None = None,
 ) -> Fetched:
     """Fetches an object, or the named elements of it: one element to a file, several to a folder.
 
@@ -116,7 +132,7 @@ def fetch(
         single = len(chosen) == 1 if chosen is not None else description.manifest.single_file
         target = target_path(identifier, description, chosen, to, single=single) if lease is None else lease.folder
         return _Fetch(
-            resolver, peer, description, chosen, target, single, streams, report, patience, lease, grant
+            resolver, peer, description, chosen, target, single, streams, report, patience, lease, grant, receipts
         ).run()
 
 
@@ -136,19 +152,21 @@ class _Fetch:
         patience: float,
         lease: Leasing | None,
         grant: bytes,
+        receipts: Receipts | None,
     ) -> None:
         manifest = description.manifest
         self._resolver, self._peer, self._description = resolver, peer, description
         self._id, self._version = manifest.id, manifest.version
         self._chosen, self._target, self._single = chosen, target, single
         self._streams, self._report, self._patience, self._lease = streams, report, patience, lease
-        self._grant = grant
+        self._grant, self._receipts = grant, receipts
+        self._deliveries, self._paid = 1, False
         self._total = manifest.total_bytes if chosen is None else sum(each.length for each in chosen.values())
         self._count = manifest.element_count if chosen is None else len(chosen)
         self._done_bytes = self._done_elements = self._resumed = 0
         self._reported = 0.0
         self._remaining: dict[int, int] = {}  # chunks of large elements that are being fetched
-        self._lock, self._planning = threading.Lock(), threading.Lock()
+        self._lock, self._planning, self._renewing = threading.Lock(), threading.Lock(), threading.Lock()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._active: set[Incoming] = set()
@@ -172,6 +190,7 @@ class _Fetch:
             self._partial = partial
             claimed = self._claimed()
             partial.need(max(0, self._total - claimed), self._count)
+            self._session = self._first_session = self._begin(partial)
             self._write_back = WriteBack(_WRITE_BACK_BYTES)
             try:
                 self._transfer_all()
@@ -179,10 +198,23 @@ class _Fetch:
                 self._write_back.close()
             if (self._done_elements, self._done_bytes) != (self._count, self._total):
                 raise WrongContent(f"the elements of {self._id} did not all arrive")
+            self._session.keep()
             partial.finish()
         finally:
             partial.close()
-        return self._fetched(self._total - self._resumed, self._resumed)
+        fetched = self._fetched(self._total - self._resumed, self._resumed)
+        return replace(fetched, receipt=self._session.settle())
+
+    def _begin(self, partial: Place) -> Session:
+        """The delivery that an earlier attempt began, or another."""
+        record, begun = self._description.record, partial.journal.delivery
+        if self._receipts is not None:
+            session = self._receipts.session(record, self._grant, begun)
+        else:
+            session = Session(None, record, self._grant, begun)
+        if session.begun != begun:
+            partial.journal.began(session.begun)
+        return session
 
     def _gives_way(self) -> bool:
         """An empty folder is no content that could be lost: a folder that is fetched takes its place."""
@@ -249,6 +281,8 @@ class _Fetch:
     def _missing(self, index: int, element: Element, hashes: Future[bytes] | None) -> Iterator[Piece]:
         if hashes is None:
             if index in self._partial.journal.elements and self._is_there(index, element):
+                if self._first_session.resumes and (index, -1) not in self._partial.journal.earlier:
+                    self._first_session.verified(Delivered(index, 1), element.length)
                 self._advance(element.length, 1, resumed=element.length)
             else:
                 yield Whole(index, element)
@@ -258,6 +292,12 @@ class _Fetch:
         there = self._chunks_there(index, element, leaves)
         missing = [chunk for chunk in range(element.chunk_count) if chunk not in there]
         bytes_there = sum(element.chunk_length(chunk) for chunk in there)
+        if self._first_session.resumes:
+            for chunk in sorted(there):
+                if (index, chunk) not in self._partial.journal.earlier:
+                    self._first_session.verified(
+                        Delivered(index, 0, chunk, 1), element.chunk_length(chunk), element.chunk_count
+                    )
         with self._lock:
             self._remaining[index] = len(missing)
         self._advance(bytes_there, 0, resumed=bytes_there)
@@ -363,7 +403,7 @@ class _Fetch:
             with contextlib.ExitStack() as stack:
                 peer = self._peer if number == 0 else stack.enter_context(self._resolver.peer(self._id.prefix))
                 while not self._stop.is_set() and (job := self._next_job(plan)):
-                    self._patiently(lambda peer=peer, job=job: self._run_job(peer, job))  # type: ignore[misc]
+                    self._patiently(lambda peer=peer, job=job: self._deliver(peer, job))  # type: ignore[misc]
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
             with self._lock:
                 if self._failure is None and not self._stop.is_set():
@@ -391,12 +431,33 @@ class _Fetch:
                     patience.progressed()
                 patience.wait(error)
 
-    def _run_job(self, peer: Peer, job: deque[Piece]) -> None:
+    def _deliver(self, peer: Peer, job: deque[Piece]) -> None:
+        """In another delivery when the owner takes no more of this one; after signing when it waits for that."""
+        while True:
+            session = self._session
+            try:
+                return self._run_job(peer, job, session)
+            except DeliveryClosed:
+                with self._renewing:
+                    if self._session is session:
+                        self._deliveries += 1
+                        if self._deliveries > _MOST_DELIVERIES:
+                            raise
+                        self._session = session.another()
+                        self._partial.journal.began(self._session.begun)
+            except ReceiptsOwed:
+                if self._paid:
+                    raise
+                self._paid = True
+                session.pay()
+
+    def _run_job(self, peer: Peer, job: deque[Piece], session: Session) -> None:
         """One stream. What was done of the job is taken out of it, so that it can be run again."""
         if not job:
             return
         asked = sum(piece.length for piece in job)
-        incoming = Incoming(peer.fetch(self._id, self._version, spans(job), grant=self._grant), asked)
+        stream = peer.fetch(self._id, self._version, spans(job), grant=self._grant, delivery=session.delivery)
+        incoming = Incoming(stream, asked)
         with self._lock:
             self._active.add(incoming)
         try:
@@ -405,16 +466,16 @@ class _Fetch:
                     if self._stop.is_set():
                         return
                     if isinstance(job[0], Whole):
-                        self._take_wholes(incoming, job)
+                        self._take_wholes(incoming, job, session)
                     else:
-                        self._take_chunks(incoming, job)
+                        self._take_chunks(incoming, job, session)
             incoming.end()
         finally:
             with self._lock:
                 self._active.discard(incoming)
             incoming.close()
 
-    def _take_wholes(self, incoming: Incoming, job: deque[Piece]) -> None:
+    def _take_wholes(self, incoming: Incoming, job: deque[Piece], session: Session) -> None:
         """Consecutive small elements, until a line of the journal is due."""
         place, taken, length = self._partial, 0, 0
         first = job[0].index
@@ -437,9 +498,10 @@ class _Fetch:
         finally:
             if taken:
                 self._partial.journal.wrote_elements(first, taken)
+                session.verified(Delivered(first, taken), length)
                 self._advance(length, taken)
 
-    def _take_chunks(self, incoming: Incoming, job: deque[Piece]) -> None:
+    def _take_chunks(self, incoming: Incoming, job: deque[Piece], session: Session) -> None:
         piece = job[0]
         assert isinstance(piece, Chunks)  # noqa: S101 - the caller looked
         element, hashes, size = piece.element, piece.hashes, piece.element.chunk_size
@@ -452,6 +514,7 @@ class _Fetch:
                 pieces = take_chunk(incoming, length, hashes[chunk * HASH_BYTES : (chunk + 1) * HASH_BYTES])
                 write(descriptor, self._partial.sealed(piece.index, pieces, chunk * size), chunk * size)
                 journal.wrote_chunks(piece.index, chunk, 1)
+                session.verified(Delivered(piece.index, 0, chunk, 1), length, element.chunk_count)
                 pending = write_back.wrote(descriptor, chunk * size, length, pending)
                 piece.first += 1
                 piece.count -= 1

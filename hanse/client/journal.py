@@ -6,6 +6,7 @@ cut it may claim more than the disk has. Therefore whoever goes on from it hashe
 
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from hanse.files import storage_errors
@@ -15,13 +16,35 @@ _HEAD_BYTES = 32
 _LINE_MOST = 1 << 16  # chunks or elements of one line: more than one stream is asked for at once
 
 
+_DELIVERY = (1 << 64) - 1  # instead of an element: the line names the delivery of those that follow it
+_ID = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A delivery: its 16 bytes, and when it began (Unix seconds)."""
+
+    id: bytes
+    at: int
+
+
 class Journal:
     """Of one fetch, named by 32 bytes. Appending is safe from several threads."""
 
-    def __init__(self, descriptor: int, elements: set[int], chunks: dict[int, set[int]]) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        elements: set[int],
+        chunks: dict[int, set[int]],
+        delivery: "Begun | None" = None,
+        earlier: set[tuple[int, int]] | None = None,
+    ) -> None:
+        """``delivery``: the last that was begun; ``earlier``: (element, chunk or -1) that came in those before it."""
         self._descriptor = descriptor
         self.elements = elements
         self.chunks = chunks
+        self.delivery = delivery
+        self.earlier = earlier or set()
 
     @classmethod
     def open(cls, path: Path, name: bytes) -> "Journal | None":
@@ -49,6 +72,10 @@ class Journal:
     def wrote_chunks(self, element: int, first: int, count: int) -> None:
         self._append(element, 0, first, count)
 
+    def began(self, delivery: "Begun") -> None:
+        """What is written from now on came in that delivery."""
+        self._append(_DELIVERY, *_ID.unpack(delivery.id), delivery.at)
+
     def close(self) -> None:
         os.close(self._descriptor)
 
@@ -66,14 +93,23 @@ def _read(descriptor: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _parse(lines: bytes) -> tuple[set[int], dict[int, set[int]]]:
+def _parse(
+    lines: bytes,
+) -> tuple[set[int], dict[int, set[int]], Begun | None, set[tuple[int, int]]]:
     elements: set[int] = set()
     chunks: dict[int, set[int]] = {}
+    delivery: Begun | None = None
+    earlier: set[tuple[int, int]] = set()
     for element, count, first, length in _LINE.iter_unpack(lines):
+        if element == _DELIVERY:
+            delivery = Begun(_ID.pack(count, first), length)
+            earlier.update((each, -1) for each in elements)
+            earlier.update((each, chunk) for each, some in chunks.items() for chunk in some)
+            continue
         if max(count, length) > _LINE_MOST:
             continue  # damaged: what it may have meant is fetched again
         if count:
             elements.update(range(element, element + count))
         else:
             chunks.setdefault(element, set()).update(range(first, first + length))
-    return elements, chunks
+    return elements, chunks, delivery, earlier

@@ -30,6 +30,7 @@ from hanse.errors import (
     VerificationFailed,
     WrongContent,
 )
+from hanse.evidence.peers import Shown
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
 from hanse.rpc import status, tls
@@ -199,6 +200,28 @@ class Peer:
         message = node_pb2.StandingRequest(grants=digests)
         response = self._one("Standing", message, node_pb2.StandingResponse.FromString)
         return [(each.grant, self._envelope(each.revocation)) for each in response.revoked]
+
+    def settle(
+        self, papers: Sequence[Envelope], shown: Shown
+    ) -> tuple[list[tuple[Envelope | None, str]], Shown | None]:
+        """(what was signed, or why not) of each paper, and what the owner shows of its log; nothing of it verified."""
+        message = node_pb2.SettleRequest(
+            papers=[wire.envelope_to_message(each) for each in papers],
+            checkpoint=shown.note,
+            consistency=shown.proof,
+            since_size=shown.since,
+            seen_size=shown.seen,
+        )
+        response = self._one("Settle", message, node_pb2.SettleResponse.FromString)
+        if len(response.settled) != len(papers):
+            raise WrongContent(f"the node of {self.prefix} answered another number of papers than it was sent")
+        answers = [
+            (self._envelope(each.paper) if each.HasField("paper") else None, status.clean(each.refusal))
+            for each in response.settled
+        ]
+        if not response.checkpoint:
+            return answers, None
+        return answers, Shown(response.checkpoint, tuple(response.consistency), shown.seen, response.seen_size)
 
     def _one(self, method: str, request: Any, parse: Callable[[bytes], T]) -> T:
         """A call of one message each way."""

@@ -13,12 +13,14 @@ from hanse.client.content import Description, describe
 from hanse.client.element_file import BUFFER_BYTES, ElementFile
 from hanse.client.peer import Peer, Span
 from hanse.client.progress import Patience
+from hanse.client.receipts import Receipts, Session
 from hanse.client.resolve import Resolver
 from hanse.client.transfer import Incoming, leaf_of
-from hanse.errors import InvalidInput, Unreachable, WrongContent
+from hanse.errors import DeliveryClosed, InvalidInput, ReceiptsOwed, Unreachable, WrongContent
 from hanse.merkle import EMPTY_ROOT, HASH_BYTES, root
 from hanse.model.identifier import Identifier
 from hanse.model.manifest import Element
+from hanse.model.papers import Delivered
 from hanse.rpc.allocation import keep_large_buffers
 
 PATIENCE = 30.0  # seconds of attempts when the owner's node does not answer
@@ -28,11 +30,14 @@ _AHEAD_BYTES = 64 * limits.MIB  # of one request, at most
 class RemoteElement(ElementFile):
     """Raw: ``open_element`` buffers it. Owns its peer."""
 
-    def __init__(self, peer: Peer, description: Description, index: int, element: Element, grant: bytes) -> None:
+    def __init__(
+        self, peer: Peer, description: Description, index: int, element: Element, grant: bytes, session: Session
+    ) -> None:
         super().__init__(element)
         self._peer = peer
         self._id, self._version = description.manifest.id, description.manifest.version
-        self._index, self._grant = index, grant
+        self._index, self._grant, self._session = index, grant, session
+        self._noted: set[int] = set()  # chunks
         self._leaves = self._load_leaves()
         self._incoming: Incoming | None = None
         self._next_chunk = self._end_chunk = 0  # of the stream
@@ -61,7 +66,10 @@ class RemoteElement(ElementFile):
         if not self.closed:
             self._cancel()
             self._peer.close()
+        closed = self.closed
         super().close()
+        if not closed:
+            self._session.end()
 
     def _load_leaves(self) -> bytes:
         element = self._element
@@ -85,7 +93,7 @@ class RemoteElement(ElementFile):
 
     def _verified(self, index: int, *, to_end: bool = False) -> list[memoryview]:
         """A chunk, as it lies in the messages. ``to_end``: all that follow it will be wanted."""
-        patience = Patience(PATIENCE)
+        patience, renewed, paid = Patience(PATIENCE), False, False
         while True:
             try:
                 pieces = self._receive(index, to_end)
@@ -93,9 +101,25 @@ class RemoteElement(ElementFile):
             except Unreachable as error:
                 self._cancel()
                 patience.wait(error)
+            except DeliveryClosed:
+                self._cancel()
+                if renewed:
+                    raise
+                self._renew()
+                renewed = True
+            except ReceiptsOwed:
+                self._cancel()
+                if paid:
+                    raise
+                self._session.pay()
+                paid = True
         if leaf_of(pieces) != self._leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
             self._cancel()
             raise WrongContent(f"a chunk of {self._id} is not what its owner signed: it has another hash")
+        if index not in self._noted:
+            self._noted.add(index)
+            part, length = Delivered(self._index, 0, index, 1), self._element.chunk_length(index)
+            self._session.verified(part, length, self._element.chunk_count)
         return pieces
 
     def _receive(self, index: int, to_end: bool) -> list[memoryview]:
@@ -106,13 +130,23 @@ class RemoteElement(ElementFile):
             self._cancel()
             self._ahead = min(2 * self._ahead, max(1, _AHEAD_BYTES // self._element.chunk_size)) if went_on else 1
             count = left if to_end else min(self._ahead, left)
-            stream = self._peer.fetch(self._id, self._version, [Span(self._index, 0, index, count)], grant=self._grant)
+            if self._session.separate > limits.DELIVERY_PARTS // 2:
+                self._renew()
+            spans = [Span(self._index, 0, index, count)]
+            stream = self._peer.fetch(
+                self._id, self._version, spans, grant=self._grant, delivery=self._session.delivery
+            )
             end = min((index + count) * self._element.chunk_size, self._element.length)
             self._incoming = Incoming(stream, end - index * self._element.chunk_size)
             self._next_chunk, self._end_chunk = index, index + count
         pieces = self._incoming.take(self._element.chunk_length(index))
         self._next_chunk += 1
         return pieces
+
+    def _renew(self) -> None:
+        """What is read from now on is another delivery."""
+        self._session = self._session.another()
+        self._noted.clear()
 
     def _cancel(self) -> None:
         if self._incoming is not None:
@@ -121,9 +155,18 @@ class RemoteElement(ElementFile):
 
 
 def open_element(
-    resolver: Resolver, identifier: Identifier, name: str | None = None, version: int = 0, *, grant: bytes = b""
+    resolver: Resolver,
+    identifier: Identifier,
+    name: str | None = None,
+    version: int = 0,
+    *,
+    grant: bytes = b"",
+    receipts: Receipts | None = None,
 ) -> io.BufferedReader:
-    """The named element, or the only one. Raises InvalidInput when there are several, and what Client raises."""
+    """The named element, or the only one: one delivery, settled when it is closed.
+
+    Raises InvalidInput when there are several, and what Client raises.
+    """
     keep_large_buffers()
     peer = resolver.peer(identifier.prefix)
     try:
@@ -137,7 +180,9 @@ def open_element(
                 index, element = next(iter(description.elements()))
             else:
                 index, element = next(iter(description.select([name]).items()))
-            return io.BufferedReader(RemoteElement(peer, description, index, element, grant), BUFFER_BYTES)
+            record = description.record
+            session = receipts.session(record, grant) if receipts is not None else Session(None, record, grant, None)
+            return io.BufferedReader(RemoteElement(peer, description, index, element, grant, session), BUFFER_BYTES)
     except BaseException:
         peer.close()
         raise

@@ -1,0 +1,249 @@
+"""Settling with owners: our halves of receipts go out, theirs come back. SPEC.md section 17.4.
+
+One Settle carries all that waits for an owner, so that many fetches at once cost one round trip. What comes back is
+believed only if it is the very payload that we signed, with our signature and one of the owner's own key; until then a
+half is a half, is kept, and is sent again. Deletions and checkpoints of both logs travel along.
+
+    settler = Settler(resolver, lambda: evidence)
+    settler.submit(prefix, delivery).result(3).by_both
+    settle_all(resolver, evidence)                  # {prefix: Report}
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from hanse import limits, papers, wire, wire_papers
+from hanse.client.keys import believed
+from hanse.client.peer import Peer
+from hanse.client.resolve import Resolver
+from hanse.errors import BadSignature, HanseError, VerificationFailed, WrongContent
+from hanse.evidence import peers
+from hanse.evidence.evidence import Evidence
+from hanse.evidence.storage import deliveries as table
+from hanse.evidence.storage.deliveries import Row, State
+from hanse.evidence.storage.log import Kind
+from hanse.evidence.writer import Change
+from hanse.model.envelope import Envelope
+from hanse.model.identifier import Prefix
+from hanse.vault import vault
+
+_IDLE_SECONDS = 10.0  # after which a thread that has nothing to settle ends
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``by_both``: the receipt has both signatures. Otherwise it is ours only, and ``reason`` says why."""
+
+    by_both: bool
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """How settling with one owner went. ``refused``: what it said to each that it would not sign."""
+
+    settled: int = 0
+    refused: list[str] = field(default_factory=list)
+    problem: str = ""
+
+
+def settle_all(resolver: Resolver, evidence: Evidence, owner: Prefix | None = None) -> dict[Prefix, Report]:
+    """Everything that waits, of all owners or of one. Raises only what concerns this home."""
+    with evidence.reading() as connection:
+        owners = {Prefix(row.peer) for row in table.waiting(connection)}
+    owners |= set(vault.owners_waiting(evidence))
+    reports: dict[Prefix, Report] = {}
+    for each in sorted(owners if owner is None else owners & {owner}):
+        report = reports[each] = Report()
+        tried: set[bytes] = set()
+        try:
+            with resolver.peer(each) as peer:
+                while batch := [row for row in _waiting(evidence, each) if row.id not in tried][:_MOST]:
+                    tried |= {row.id for row in batch}
+                    _add(report, settle(peer, resolver, evidence, batch))
+                if not tried:
+                    _add(report, settle(peer, resolver, evidence, []))
+        except HanseError as error:
+            report.problem = str(error)
+    return reports
+
+
+_MOST = limits.SETTLED_AT_ONCE // 2  # the other half is for deletions
+
+
+def _add(report: Report, answered: tuple[dict[bytes, Outcome], str]) -> None:
+    outcomes, problem = answered
+    report.settled += sum(each.by_both for each in outcomes.values())
+    report.refused += [each.reason for each in outcomes.values() if not each.by_both]
+    report.problem = problem or report.problem
+
+
+def settle(peer: Peer, resolver: Resolver, evidence: Evidence, rows: Sequence[Row]) -> tuple[dict[bytes, Outcome], str]:
+    """One call: how each went, and what is wrong with the owner's log, which undoes no receipt.
+
+    Raises Unreachable and what else kept the two from speaking; not what is wrong with one paper.
+    """
+    owner = peer.prefix
+    halves = [wire.decode_envelope(row.receipt or b"") for row in rows]
+    deletions = vault.undelivered(evidence, owner)[:_MOST]
+    shown = peers.offer(evidence, owner)
+    answers, theirs = peer.settle([*halves, *deletions], shown)
+    outcomes: dict[bytes, Outcome] = {}
+    whole: list[tuple[Row, Envelope]] = []
+    for row, half, (paper, refusal) in zip(rows, halves, answers, strict=False):
+        if paper is None:
+            outcomes[row.id] = Outcome(False, f"{owner} does not sign: {refusal or 'without a reason'}")
+            continue
+        try:
+            check_whole(resolver, owner, half, paper)
+        except VerificationFailed as error:
+            outcomes[row.id] = Outcome(False, str(error))
+            continue
+        whole.append((row, paper))
+        outcomes[row.id] = Outcome(True)
+    taken = [each for each, (_, refusal) in zip(deletions, answers[len(rows) :], strict=True) if not refusal]
+    if whole:
+        evidence.change(lambda change: _keep_whole(change, whole))
+    if taken:
+        vault.delivered(evidence, taken)
+    problem = ""
+    if theirs is not None:
+        try:
+            believed(
+                resolver,
+                [owner],
+                lambda records: peers.accept(evidence, owner, records[owner], theirs, asked=shown.seen),
+            )
+        except VerificationFailed as error:
+            problem = str(error)
+    return outcomes, problem
+
+
+def check_whole(resolver: Resolver, owner: Prefix, half: Envelope, whole: Envelope) -> None:
+    """That it is our half with the owner's signature. Raises BadSignature, WrongContent."""
+    if (whole.payload_type, whole.payload) != (half.payload_type, half.payload):
+        raise WrongContent(f"{owner} answered with another receipt than the one that we signed: it was altered")
+    if len(whole.signatures) != 2 or half.signatures[0] not in whole.signatures:
+        raise BadSignature(f"{owner} answered with a receipt that has not our signature and one more")
+    _, signed = believed(resolver, [owner], lambda records: papers.verify_receipt(whole, records[owner], None))
+    if owner not in signed:
+        raise BadSignature(f"{owner} answered with a receipt that is not signed by a key of its own")
+
+
+def _keep_whole(change: Change, whole: Iterable[tuple[Row, Envelope]]) -> None:
+    for row, paper in whole:
+        if table.state(change.connection, row.id, ours=True, peer=row.peer) is not State.HALF:
+            continue  # another process of this home was faster
+        encoded = wire.encode_envelope(paper)
+        row.state, row.receipt, row.receipt_digest = State.SETTLED, encoded, paper.digest
+        row.claimed = wire_papers.decode_receipt(paper.payload).unique_bytes
+        table.put(change.connection, row)
+        change.append(Kind.RECEIPT, encoded)
+
+
+def _waiting(evidence: Evidence, owner: Prefix) -> list[Row]:
+    with evidence.reading() as connection:
+        return table.waiting(connection, str(owner))
+
+
+class Settler:
+    """Settles in threads of its own, one for each owner while there is work. Safe to share; to be closed."""
+
+    def __init__(self, resolver: Resolver, evidence: Callable[[], Evidence]) -> None:
+        self._resolver, self._evidence = resolver, evidence
+        self._lock = threading.Lock()
+        self._queues: dict[Prefix, queue.SimpleQueue[tuple[bytes, Future[Outcome]] | None]] = {}
+        self._threads: set[threading.Thread] = set()
+        self._refused: dict[bytes, Outcome] = {}
+        self._closed = False
+
+    def submit(self, owner: Prefix, delivery: bytes) -> "Future[Outcome]":
+        """Done when the receipt is whole and durable, or when it could not be settled now. Never raises."""
+        future: Future[Outcome] = Future()
+        with self._lock:
+            if self._closed:
+                future.set_result(Outcome(False, "this home's client was closed"))
+                return future
+            waiting = self._queues.get(owner)
+            if waiting is None:
+                waiting = self._queues[owner] = queue.SimpleQueue()
+                thread = threading.Thread(
+                    target=self._run, args=(owner, waiting), name=f"hanse-settle-{owner}", daemon=True
+                )
+                self._threads.add(thread)
+                thread.start()
+            waiting.put((delivery, future))
+        return future
+
+    def close(self, timeout: float = limits.SETTLE_WAIT) -> None:
+        """What was submitted is settled if it can be, for a bounded time. Twice does no harm."""
+        with self._lock:
+            self._closed = True
+            for each in self._queues.values():
+                each.put(None)
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(timeout)
+
+    def _run(self, owner: Prefix, waiting: "queue.SimpleQueue[tuple[bytes, Future[Outcome]] | None]") -> None:
+        peer: Peer | None = None
+        try:
+            while batch := self._batch(owner, waiting):
+                try:
+                    if peer is None:
+                        peer = self._resolver.peer(owner)
+                    self._settle(peer, owner, batch)
+                except Exception as error:  # noqa: BLE001 - whoever waits must not wait for ever
+                    reason = str(error) if isinstance(error, HanseError) else type(error).__name__
+                    for _, future in batch:
+                        if not future.done():
+                            future.set_result(Outcome(False, reason))
+        finally:
+            if peer is not None:
+                peer.close()
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _batch(
+        self, owner: Prefix, waiting: "queue.SimpleQueue[tuple[bytes, Future[Outcome]] | None]"
+    ) -> list[tuple[bytes, "Future[Outcome]"]]:
+        """All that waits; empty when there was nothing for a while, or when it was closed."""
+        found: list[tuple[bytes, Future[Outcome]]] = []
+        timeout = _IDLE_SECONDS
+        while len(found) < _MOST:
+            try:
+                item = waiting.get(timeout=timeout) if timeout else waiting.get_nowait()
+            except queue.Empty:
+                with self._lock:
+                    if not found and waiting.empty():
+                        del self._queues[owner]
+                        return []
+                if found:
+                    return found
+                continue
+            if item is None:
+                waiting.put(None)
+                return found
+            found.append(item)
+            timeout = 0
+        return found
+
+    def _settle(self, peer: Peer, owner: Prefix, batch: list[tuple[bytes, "Future[Outcome]"]]) -> None:
+        evidence = self._evidence()
+        wanted = {delivery for delivery, _ in batch}
+        rows = _waiting(evidence, owner)
+        # What was submitted first; with it what has waited since another day, unless the owner refused it already.
+        chosen = [row for row in rows if row.id in wanted]
+        chosen += [row for row in rows if row.id not in wanted and row.id not in self._refused]
+        outcomes, _ = settle(peer, self._resolver, evidence, chosen[:_MOST]) if chosen else ({}, "")
+        self._refused.update((id, outcome) for id, outcome in outcomes.items() if not outcome.by_both)
+        for delivery, future in batch:
+            future.set_result(outcomes.get(delivery) or self._known(evidence, owner, delivery))
+
+    def _known(self, evidence: Evidence, owner: Prefix, delivery: bytes) -> Outcome:
+        with evidence.reading() as connection:
+            state = table.state(connection, delivery, ours=True, peer=str(owner))
+        return Outcome(state is State.SETTLED, "" if state is State.SETTLED else "it was not settled")
