@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from hanse import limits, papers, wire, wire_papers
-from hanse.client.peer import Span
 from hanse.errors import (
     Conflict,
     GrantNeeded,
