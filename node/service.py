@@ -400,6 +400,8 @@ class NodeService(grpc.GenericRpcHandler):
             unlisted=wrapped.unlisted if wrapped else True,
         )
         contact = self._contact() or str(self._prefix)
+        if wrapped is not None and not decision.visible and isinstance(failure, Revoked):
+            return failure, failure.reason.lower(), None  # whoever held a grant for it knows of it
         if not decision.visible or wrapped is None:
             return NotFound(self._absent(identifier)), decision.why, None
         if wrapped.withdrawn:

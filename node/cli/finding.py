@@ -21,14 +21,17 @@ def resolve(session: Session, id: str) -> None:
     \b
     With --json: id, version, status, type, title, description, creators, publisher, publication_year, subjects,
     language, license, relations, attributes, elements, bytes, media_types, access, operations, issued_at,
-    signed_by {prefix, key_id, confirmed}, checked_at, from_cache, registry_down, unlisted, reason.
+    signed_by {prefix, key_id, confirmed}, checked_at, from_cache, registry_down, unlisted, grant (held, to fetch with), reason.
     """
+    from hanse.client.access import best_grant
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of, known_of
 
     identifier = Identifier.parse(id)
     with client_of(session) as client:
         resolved = client.resolve(identifier)
+        grant = best_grant(client.evidence, identifier, int(time.time()))
+        held = f"you hold {grant.hex()[:16]} for it: `hanse grants` says what it allows" if grant else ""
     with known_of(session) as known:
         confirmed = known.told_key(identifier.prefix) is not None
     if session.json:
@@ -44,12 +47,13 @@ def resolve(session: Session, id: str) -> None:
                 "from_cache": resolved.from_cache,
                 "registry_down": resolved.registry_down,
                 "unlisted": resolved.unlisted,
+                "grant": grant.hex() or None,
             }
         )
         return
     show_record(resolved.record.record)
     line()
-    facts(_proof(resolved, confirmed), indent="  ")
+    facts([*_proof(resolved, confirmed), ("grant", held)], indent="  ")
 
 
 def _proof(resolved: "Resolved", confirmed: bool) -> list[tuple[str, object]]:
@@ -175,6 +179,7 @@ def show_record(record: "ObjectRecord") -> None:
             ("media types", ", ".join(summary.media_types)),
             ("inside", "\n".join(f"{each.name}  {size(each.length)}" for each in summary.elements)),
             ("access", _access(record)),
+            ("to fetch", _command(record)),
             ("duties", "\n".join(record.access.duties)),
         ],
         indent="  ",
@@ -188,6 +193,18 @@ def _access(record: "ObjectRecord") -> str:
         "compute-only": "compute only: the data does not leave its owner",
     }[record.access.mode.value]
     return told + (f" ({', '.join(record.access.purposes)})" if record.access.purposes else "")
+
+
+def _command(record: "ObjectRecord") -> str:
+    """What to type, where it is not obvious."""
+    if record.access.mode != "on-request" or record.status == "withdrawn":
+        return ""
+    purpose = next(iter(record.access.purposes), "P")
+    named = purpose if " " not in purpose else f"'{purpose}'"
+    return (
+        f"`hanse fetch {record.id} --purpose {named} --wait` asks its owner, and fetches when it says yes\n"
+        f"`hanse request {record.id} --purpose {named}` asks only"
+    )
 
 
 def record_fields(record: "ObjectRecord") -> dict[str, object]:
