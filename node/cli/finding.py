@@ -21,7 +21,8 @@ def resolve(session: Session, id: str) -> None:
     \b
     With --json: id, version, status, type, title, description, creators, publisher, publication_year, subjects,
     language, license, relations, attributes, elements, bytes, media_types, access, operations, issued_at,
-    signed_by {prefix, key_id, confirmed}, checked_at, from_cache, registry_down, unlisted, grant (held, to fetch with), reason.
+    signed_by {prefix, key_id, confirmed}, checked_at, from_cache, registry_down, unlisted, grant (that is held),
+    reason.
     """
     from hanse.client.access import best_grant
     from hanse.model.identifier import Identifier
