@@ -250,6 +250,20 @@ class Terms:
             return cls(mode, tuple(Permission(each.parties, described) for each in terms.permissions))
         return terms
 
+    def changed(self, mode: AccessMode | None, permission: Permission | None, *, beside: bool = False) -> "Terms":
+        """Others in place of these, or with ``beside`` these and one permission more. Raises InvalidInput.
+
+        ``mode`` None: on request; with ``beside``, as it is. OPEN without a permission is without conditions.
+        """
+        if beside:
+            added = (permission,) if permission else ()
+            return Terms(mode or self.mode, self.permissions + added)
+        if mode is AccessMode.OPEN:
+            if permission and permission.parties:
+                raise InvalidInput("an object is open to every member, or allowed to some: not both")
+            return Terms(mode, (permission or Permission(),))
+        return Terms(mode or AccessMode.ON_REQUEST, (permission,) if permission else ())
+
     @property
     def parties(self) -> tuple[Party, ...]:
         """All that are named."""

@@ -22,7 +22,14 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         ["PATH"],
         {
             "--id", "--title", "--description", "--type", "--subject", "--license", "--relation", "--metadata",
-            "--open", "--allow", "--unlisted", "--list-elements",
+            "--open", "--on-request", "--compute-only", "--allow", "--unlisted", "--list-elements",
+        },
+    ),
+    "terms": (
+        ["ID"],
+        {
+            "--open", "--on-request", "--compute-only", "--allow", "--operation", "--purpose", "--from", "--until",
+            "--max-fetches", "--max-bytes", "--duty", "--pass-on", "--manual", "--add", "--file", "--odrl",
         },
     ),
     "list": ([], set()),
@@ -67,7 +74,8 @@ BEYOND = {
 }
 REPEATABLE = {
     ("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element"),
-    ("evidence verify", "--key"),
+    ("evidence verify", "--key"), ("terms", "--allow"), ("terms", "--purpose"), ("terms", "--duty"),
+    ("terms", "--operation"),
     ("request", "--purpose"), ("fetch", "--purpose"), ("narrow", "--object"), ("narrow", "--purpose"),
 }  # fmt: skip
 REGISTRY_COMMANDS = {"init", "invite", "serve", "orgs", "suspend", "restore", "status", "check"}
