@@ -1059,6 +1059,7 @@ class Report:
     header: dict[str, Any] = field(default_factory=dict)
     organizations: dict[str, Organization] = field(default_factory=dict)
     confirmed: set[str] = field(default_factory=set)
+    unconfirmed: list[str] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
     signed_with: str = ""
     lines: int = 0
@@ -1075,7 +1076,7 @@ class Report:
     def exit_code(self) -> int:
         if self.problem_count:
             return SOMETHING_WRONG
-        return OTHERWISE if self.verdicts["partly"] or self.missing else ALL_PROVED
+        return OTHERWISE if self.verdicts["partly"] or self.missing or self.unconfirmed else ALL_PROVED
 
 
 class Audit:
@@ -1119,8 +1120,9 @@ class Audit:
         report.kinds[checked.kind] += 1
         if checked.number == 1 and checked.kind != "header":
             self._problem(checked, "the file does not begin with the header of an evidence file")
-        if checked.problem and checked.data is None:
+        if checked.problem:
             self._problem(checked, checked.problem)
+        if checked.data is None:
             self._expected += 1
         else:
             self._place(checked)
@@ -1129,8 +1131,6 @@ class Audit:
             self._trailer(checked)
         elif checked.data is not None:
             finding = self._take(checked)
-        if checked.problem and checked.data is not None:
-            self._problem(checked, checked.problem)
         self._tree.add(checked.hash)
         return finding
 
@@ -1204,14 +1204,18 @@ class Audit:
         for prefix, told in self._told.items():
             known = report.organizations.get(prefix)
             if known is None:
-                report.notes.append(f"--key {prefix}: this file has no record of {prefix}")
+                report.unconfirmed.append(f"--key {prefix}: this file has no record of {prefix}")
             elif told == known.keys[0].id or (known.complete and told in {key.id for key in known.keys}):
                 report.confirmed.add(prefix)
+            elif told in {key.id for key in known.keys}:
+                report.unconfirmed.append(
+                    f"--key {prefix}: that {told} was the key of {prefix} before {known.keys[0].id} is not proved: its "
+                    "history is not whole here"
+                )
             else:
                 self._whole(
                     "organization",
-                    f"{prefix} has the key {known.keys[0].id} in this file, and you were told {told}: do not trust it"
-                    + ("" if known.complete else ", unless its history, which is not whole here, explains it"),
+                    f"{prefix} has the key {known.keys[0].id} in this file, and you were told {told}: do not trust it",
                 )
         exporter = report.organizations.get(header.get("exporter", ""))
         if not header.get("checkpoint"):
@@ -1740,6 +1744,7 @@ def summary(report: Report) -> dict[str, Any]:
         "receipts": {each: report.verdicts[each] for each in ("proved", "partly", "half", "wrong")},
         "erased": [{"position": position, "said_to_be": said} for position, said in report.erased],
         "missing": report.missing,
+        "unconfirmed": report.unconfirmed,
         "notes": report.notes,
         "problems": report.problem_count,
         "not_proved_by_any_file": NOT_PROVED_BY_ANY,
@@ -1797,7 +1802,7 @@ def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], No
         )
     for text in report.missing:
         print_line(f"Missing, says the exporter: {text}")
-    for text in report.notes:
+    for text in (*report.unconfirmed, *report.notes):
         print_line(f"Note: {text}")
     for problem in report.problems[:SHOWN]:
         where = f"line {problem.line} ({problem.kind})" if problem.line else problem.kind

@@ -216,19 +216,19 @@ class Year:
         return self.log(Kind.REVOCATION, envelope, self.north, self.acme)
 
     def receipt_of(
-        self, record: Envelope, grant: Envelope | None = None, consumer: Party | None = None, **changed: Any
+        self, about: Envelope, grant: Envelope | None = None, consumer: Party | None = None, **changed: Any
     ) -> Receipt:
-        named = wire.decode_record(record.payload)
+        named = wire.decode_record(about.payload)
         receipt = Receipt(
             secrets.token_bytes(16), self.north.prefix, (consumer or self.acme).prefix, named.id, named.version,
-            record.digest, grant.digest if grant else b"", (), (Delivered(0, 2), Delivered(3, 0, 1, 4)), 5 << 20,
+            about.digest, grant.digest if grant else b"", (), (Delivered(0, 2), Delivered(3, 0, 1, 4)), 5 << 20,
             self.now, self.now + 9,
         )  # fmt: skip
         return replace(receipt, **changed)
 
     def receipt(
         self,
-        record: Envelope,
+        about: Envelope,
         grant: Envelope | None = None,
         *,
         consumer: Party | None = None,
@@ -238,7 +238,7 @@ class Year:
     ) -> Envelope:
         """Signed by both and logged by both, or with ``half`` by one."""
         other = consumer or self.acme
-        payload = papers.encode_receipt(self.receipt_of(record, grant, other, **changed))
+        payload = papers.encode_receipt(self.receipt_of(about, grant, other, **changed))
         if half is not None:
             return self.log(Kind.HALF_RECEIPT, sign(PayloadType.RECEIPT, payload, half.key), half, wait=wait)
         envelope = sign(PayloadType.RECEIPT, payload, other.key, self.north.key)
