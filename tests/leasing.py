@@ -4,22 +4,31 @@ grant = grant_to(client, north, "trial", delete_after=3)
 assert not found(home, CANARY)
 """
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hanse import wire_papers
+from hanse import wire, wire_papers
 from hanse.client import fetch as fetching
 from hanse.client.client import Client
 from hanse.client.fetch import Fetched
+from hanse.client.identity import MARKER, Identity
 from hanse.evidence.storage import papers
+from hanse.home import Home
 from hanse.model.envelope import PayloadType
 from hanse.model.identifier import Identifier
-from hanse.model.papers import Grant
-from hanse.model.terms import Conditions, Duty, DutyKind
+from hanse.model.papers import Deletion, Grant
+from hanse.model.purposes import Purpose
+from hanse.model.record import AccessMode
+from hanse.model.terms import Conditions, Duty, DutyKind, Party, Permission, Terms
 from hanse.signing import sign
 from hanse.vault.leasing import leasing_under
+from node.catalog import CATALOG, Catalog
+from node.storage.catalog import CatalogStorage
+from tests.processes import Node
 from tests.simulator import Organization
 
 
@@ -72,3 +81,34 @@ def everything(folder: Path) -> Iterable[Path]:
             path = Path(at) / name
             if path.exists():
                 yield path
+
+
+# Between real processes.
+
+PURPOSE = "health-research"
+
+
+def wrap_leased(owner: Node, path: Path, suffix: str, seconds: int, to: str = "86.acme") -> str:
+    """An object that is given, for PURPOSE and under the duty to delete it after so many seconds, to who asks."""
+    conditions = Conditions(
+        purposes=(Purpose.parse(PURPOSE),), duties=(Duty(DutyKind.DELETE_AFTER, seconds),)
+    )  # fmt: skip
+    terms = Terms(AccessMode.ON_REQUEST, (Permission((Party.parse(to),), conditions),))
+    identity = Identity.load(Home.open(owner.home, MARKER, ""))
+    with contextlib.closing(CatalogStorage.open(owner.home / CATALOG)) as storage:
+        Catalog(storage, identity).add(path, suffix=suffix, terms=terms)
+    owner.published()
+    return f"{owner.prefix}/{suffix}"
+
+
+def keys_of(home: Path) -> list[bytes]:
+    """The vault's, as they lie on the disk."""
+    folder = home / "vault/keys"
+    return [path.read_bytes() for path in folder.iterdir()] if folder.exists() else []
+
+
+def deletions_at(owner: Node) -> list[Deletion]:
+    """Signed by whoever deleted, as the owner keeps them in its log."""
+    with contextlib.closing(sqlite3.connect(f"file:{owner.home / 'evidence.db'}?mode=ro", uri=True)) as connection:
+        rows = connection.execute("SELECT payload FROM leaf WHERE kind = 'deletion' ORDER BY position").fetchall()
+    return [wire_papers.decode_deletion(wire.decode_envelope(row[0]).payload) for row in rows]
