@@ -5,7 +5,10 @@ from pathlib import Path
 
 from hanse.client.identity import MARKER, MEMBER_CERTIFICATE, NODE_CERTIFICATE
 from hanse.client.storage import known
+from hanse.evidence import evidence
+from hanse.vault import vault
 from node import config as node_config
+from node import own_policies
 from node.catalog import CATALOG
 from registry import app, config
 
@@ -16,6 +19,7 @@ README = (DEPLOY / "README.md").read_text()
 def test_every_file_of_a_home_is_in_the_table_of_backups() -> None:
     kept = [
         MARKER, MEMBER_CERTIFICATE, NODE_CERTIFICATE, node_config.FILE, CATALOG, known.FILE,
+        evidence.FILE, f"{own_policies.FOLDER}/", f"{vault.FOLDER}/",
         app.AUTHORITY, app.CA_CERTIFICATE, app.DATABASE, config.MARKER,
     ]  # fmt: skip
     assert [name for name in kept if f"`{name}`" not in README] == []
