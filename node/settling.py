@@ -10,9 +10,8 @@ its own word only. What it is not: a count of usage; that was made before the by
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -23,25 +22,22 @@ from hanse.client.resolve import Resolver
 from hanse.errors import BrokenChain, HanseError, InvalidInput, LimitExceeded, NotFound, VerificationFailed
 from hanse.evidence import peers
 from hanse.evidence.evidence import Evidence
-from hanse.evidence.parts import weigh, within
+from hanse.evidence.parts import within
 from hanse.evidence.storage import deliveries as table
 from hanse.evidence.storage.deliveries import Row, State
 from hanse.evidence.storage.log import Kind
 from hanse.evidence.writer import Change
 from hanse.model.envelope import Envelope, PayloadType
-from hanse.model.identifier import Identifier
-from hanse.model.manifest import ManifestPage
 from hanse.model.organization import OrganizationRecord
-from hanse.model.papers import Deletion, Delivered, Receipt
+from hanse.model.papers import Deletion, Receipt
 from hanse.signing import sign
 from hanse.v1 import envelope_pb2, node_pb2
 from node.deliveries import Deliveries
 from node.policy import Caller
-from node.storage.catalog import CatalogStorage, StoredVersion
+from node.storage.catalog import CatalogStorage
+from node.weights import Weights
 
 _AT_ONCE = 500  # deliveries that are signed alone in one transaction
-_KEPT_WEIGHTS = 4096
-_KEPT_PAGES = 16
 log = structlog.get_logger("hanse.node.settling")
 
 
@@ -66,11 +62,8 @@ class Settling:
         half_after: float = limits.HALF_AFTER,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._evidence, self._resolver, self._catalog = evidence, resolver, catalog
+        self._evidence, self._resolver, self._weights = evidence, resolver, Weights(catalog)
         self._deliveries, self._half_after, self._clock = deliveries, half_after, clock
-        # What was published does not change: a version that many fetch is looked at once.
-        self._weights = lru_cache(_KEPT_WEIGHTS)(self._weigh_parts)
-        self._pages = lru_cache(_KEPT_PAGES)(self._page)
 
     # The call of the node's service.
 
@@ -141,7 +134,8 @@ class Settling:
         if receipt.purposes != served.purposes:
             return "the purposes are not those of the grant"
         if not receipt.delivered or not all(
-            within(each, served.delivered, self._counts(row)) for each in receipt.delivered
+            within(each, served.delivered, lambda element: self._weights.chunks(receipt.id, receipt.version, element))
+            for each in receipt.delivered
         ):
             return "the receipt claims more than was served in this delivery"
         if claim.weight is None or claim.weight != receipt.unique_bytes:
@@ -224,55 +218,8 @@ class Settling:
         table.put(change.connection, row)
         return 1
 
-    # What a version consists of: from its manifest, which is kept for as long as the object.
-
     def _served_bytes(self, row: Row) -> int:
-        served = wire_papers.decode_receipt(row.delivered)
-        return self._weigh(served) or 0
+        return self._weigh(wire_papers.decode_receipt(row.delivered)) or 0
 
     def _weigh(self, receipt: Receipt) -> int | None:
-        """Bytes of the parts, None if the object has no such."""
-        return self._weights(receipt.id, receipt.version, receipt.delivered)
-
-    def _weigh_parts(self, id: Identifier, number: int, delivered: tuple[Delivered, ...]) -> int | None:
-        version = self._catalog.version(id, number)
-        if version is None:
-            return None
-        if delivered == (Delivered(0, version.element_count),):
-            return version.total_bytes
-        try:
-            return weigh(delivered, lambda first, count: self._sizes(version, first, count))
-        except ValueError:
-            return None
-
-    def _counts(self, row: Row) -> Callable[[int], int]:
-        def count(element: int) -> int:
-            served = wire_papers.decode_receipt(row.delivered)
-            version = self._catalog.version(served.id, served.version)
-            found = next(self._sizes(version, element, 1), None) if version is not None else None
-            return -(-found[0] // found[1]) if found is not None else 0
-
-        return count
-
-    def _sizes(self, version: StoredVersion, first: int, count: int) -> Iterator[tuple[int, int]]:
-        """(length, chunk size) of elements."""
-        low, high = 0, version.page_count - 1
-        while low < high:  # pages begin with ascending elements
-            middle = (low + high + 1) // 2
-            if self._pages(version.row, middle).first_element <= first:
-                low = middle
-            else:
-                high = middle - 1
-        for number in range(low, version.page_count):
-            page = self._pages(version.row, number)
-            for index, element in enumerate(page.elements, page.first_element):
-                if index >= first + count:
-                    return
-                if index >= first:
-                    yield element.length, element.chunk_size
-
-    def _page(self, row: int, number: int) -> ManifestPage:
-        data = self._catalog.page_of(row, number)
-        if data is None:
-            raise ValueError("there is no such page")
-        return wire.decode_page(data)
+        return self._weights.of(receipt.id, receipt.version, receipt.delivered)

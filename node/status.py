@@ -21,6 +21,7 @@ from hanse.errors import HanseError
 from hanse.evidence import peers
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.peers import Lost
+from hanse.evidence.storage import deliveries
 from hanse.evidence.storage.peers import Fork
 from hanse.home import Home
 from hanse.model.address import Address
@@ -50,6 +51,15 @@ class OutboxStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Debt:
+    """What a peer was served in ``deliveries`` and did not sign for yet."""
+
+    peer: str
+    deliveries: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Times ``_at`` and ``_until`` in Unix seconds, ages in seconds. ``address``: where others look for the node.
 
@@ -57,6 +67,7 @@ class Status:
     ``own_policies`` is None while ``policies_problem`` says what is wrong: then those taken before are in force.
     ``daemon`` is the process id of ``hanse serve``, None if it does not run. ``log_entries``: in our own log, of which
     ``log_losses`` says who has seen more than there was; ``forks``: checkpoints of peers that contradict each other.
+    ``receipts_waiting``: signed by us only, for what we fetched; ``owed``: what peers have not signed for.
     """
 
     prefix: Prefix
@@ -81,6 +92,8 @@ class Status:
     log_entries: int
     log_losses: tuple[Lost, ...]
     forks: tuple[Fork, ...]
+    receipts_waiting: int
+    owed: tuple[Debt, ...]
 
 
 def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
@@ -131,7 +144,19 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
             log_entries=evidence.size(),
             log_losses=peers.losses(evidence),
             forks=peers.forks(evidence),
+            receipts_waiting=_receipts_waiting(evidence),
+            owed=_owed(evidence),
         )
+
+
+def _receipts_waiting(evidence: Evidence) -> int:
+    with evidence.reading() as connection:
+        return deliveries.count_waiting(connection)
+
+
+def _owed(evidence: Evidence) -> tuple[Debt, ...]:
+    with evidence.reading() as connection:
+        return tuple(Debt(*each) for each in deliveries.debts(connection))
 
 
 def _own_policies(home: Home) -> tuple[int | None, str]:

@@ -9,6 +9,7 @@ from node.cli.granting import list_grants, narrow, revoke
 from node.cli.joining import join, rotate_key, serve, trust
 from node.cli.opening import leases, open_object
 from node.cli.operating import audit, doctor, status
+from node.cli.receipts import receipts, statement
 from node.cli.requesting import approve, deny, request, requests
 from node.cli.terms import terms
 from node.cli.wrapping import add, check, list_objects, refresh, withdraw
@@ -18,7 +19,7 @@ __all__ = ["main"]
 for each in (
     join, serve, add, terms, list_objects, status, check, refresh, withdraw, resolve, search, request, fetch, verify,
     open_object, leases,
-    requests, approve, deny, list_grants, revoke, narrow, audit, evidence, trust,
+    requests, approve, deny, list_grants, revoke, narrow, receipts, statement, audit, evidence, trust,
     rotate_key, doctor, demo,
 ):  # fmt: skip
     main.add_command(each)

@@ -44,7 +44,8 @@ def fetch(
 
     \b
     With --json: id, version, path, elements, bytes, transferred, resumed, already_there, signed_by {prefix, key_id},
-    and lease {grant, until, enforced} of what is kept in the vault.
+    receipt {by_both, reason} (null if nothing was delivered), and lease {grant, until, enforced} of what is kept in
+    the vault.
     """
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of
@@ -76,6 +77,7 @@ def fetch(
                 "resumed": fetched.resumed_bytes,
                 "already_there": fetched.already_there,
                 "signed_by": {"prefix": fetched.id.prefix, "key_id": fetched.signed_by},
+                "receipt": fetched.receipt,
             }
             | ({"lease": lease_fields(fetched.lease)} if fetched.lease is not None else {})
         )
@@ -90,6 +92,10 @@ def fetch(
             f"Went on from {size(fetched.resumed_bytes)} of an earlier attempt; {size(fetched.transferred_bytes)} now."
         )
     line(f"Every byte is verified against the signature of {fetched.id.prefix} (key {fetched.signed_by}).")
+    if fetched.receipt is not None and fetched.receipt.by_both:
+        line(f"Both signed the receipt: you, and {fetched.id.prefix}.")
+    elif fetched.receipt is not None:
+        line(f"The receipt is signed by us only, and will be tried again: {safe(fetched.receipt.reason)}")
     if fetched.lease is not None:
         show_lease(fetched.lease, _near(fetched.path))
 

@@ -44,7 +44,8 @@ def status(session: Session) -> None:
     With --json: prefix, key_id, key_change_pending, league, league_fingerprint, registries, registry_error,
     registry_answered_at, membership_age, membership_limit, suspended, certificate_until, address, daemon,
     objects, withdrawn, own_policies, policies_problem, log_entries, log_losses [{prefix, seen}],
-    forks [{prefix, first, second, at}], waiting, oldest_waiting_at, last_error, refused [{key, why}].
+    forks [{prefix, first, second, at}], receipts_waiting, owed [{peer, deliveries, bytes}], waiting,
+    oldest_waiting_at, last_error, refused [{key, why}].
     """
     from dataclasses import fields
 
@@ -72,6 +73,14 @@ def status(session: Session) -> None:
             ("own policies", _policies(found)),
             ("refused", "\n".join(f"{each.key}: {each.why}" for each in outbox.refused)),
             ("log", number(found.log_entries, "entry", "entries")),
+            ("receipts", _receipts(found)),
+            (
+                "owed",
+                "\n".join(
+                    f"{each.peer}: {size(each.bytes)} in {number(each.deliveries, 'delivery', 'deliveries')}"
+                    for each in found.owed
+                ),
+            ),
             ("LOST", "\n".join(f"{each.prefix} has seen {each.seen:,} entries. {_LOST}" for each in found.log_losses)),
             ("FORKED", "\n".join(f"{when(each.at)} by {each.prefix}. {_FORKED}" for each in found.forks)),
         ],
@@ -98,6 +107,13 @@ def _policies(found: "Status") -> str:
     if found.policies_problem:
         return f"{found.policies_problem}\nThose that were taken before stay in force."
     return f"{found.own_policies:,}" if found.own_policies else ""
+
+
+def _receipts(found: "Status") -> str:
+    waiting = found.receipts_waiting
+    if not waiting:
+        return ""
+    return f"{number(waiting, 'waits', 'wait')} for the other side's signature: `hanse receipts --settle` asks again"
 
 
 def _waiting(outbox: "OutboxStatus") -> str:

@@ -53,6 +53,8 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         ["GRANT"],
         {"--to", "--object", "--until", "--max-fetches", "--max-bytes", "--purpose", "-o", "--output"},
     ),
+    "receipts": ([], {"--object", "--peer", "--since", "--settle"}),
+    "statement": ([], {"--period", "--peer", "--csv"}),
     "audit": ([], {"--peer", "--object", "--since"}),
     "evidence": ([], set()),
     "evidence export": ([], {"-o", "--output", "--object", "--peer", "--since"}),
