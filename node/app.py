@@ -27,6 +27,7 @@ from hanse.client import renewal
 from hanse.client.identity import IDENTITY_KEY, MARKER, MEMBER_CERTIFICATE, PREVIOUS_KEY, REMEDY, Identity
 from hanse.client.league import League
 from hanse.client.resolve import Resolver
+from hanse.client.settling import Retrying
 from hanse.client.storage import known
 from hanse.client.storage.known import Known
 from hanse.errors import HanseError, HomeUnusable, Unreachable
@@ -163,6 +164,8 @@ class Daemon:
         if self.config.receipts:
             self._run("signing", lambda: self._every(_SIGNING_SECONDS, self.settling.look))
         self._run("leases", lambda: self._every(1.0, self.leases.look, at_once=True))
+            retrying = Retrying(lambda: self.resolver, self.evidence)
+            self._run("settling", lambda: self._every(_SIGNING_SECONDS, retrying.look))
         self._run("watchdog", lambda: self._every(Watchdog.LOOK_SECONDS, Watchdog(self.streams).look))
         log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
         return address

@@ -10,7 +10,9 @@ half is a half, is kept, and is sent again. Deletions and checkpoints of both lo
 """
 
 import queue
+import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -31,6 +33,9 @@ from hanse.model.identifier import Prefix
 from hanse.vault import vault
 
 _IDLE_SECONDS = 10.0  # after which a thread that has nothing to settle ends
+_FRESH_SECONDS = 5  # a half that is younger is being settled by whoever made it
+_RETRY_SECONDS = 5.0
+_RETRY_MOST_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,3 +252,29 @@ class Settler:
         with evidence.reading() as connection:
             state = table.state(connection, delivery, ours=True, peer=str(owner))
         return Outcome(state is State.SETTLED, "" if state is State.SETTLED else "it was not settled")
+
+
+class Retrying:
+    """Tries again what could not be settled: each owner after a while, longer each time. One thread calls ``look``."""
+
+    def __init__(
+        self, resolver: Callable[[], Resolver], evidence: Evidence, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._resolver, self._evidence, self._monotonic = resolver, evidence, monotonic
+        self._due: dict[Prefix, tuple[float, float]] = {}  # when, and how long was waited for it
+
+    def look(self) -> None:
+        """Settles with the owners whose time has come. Raises only what concerns this home."""
+        fresh = int(self._evidence.clock()) - _FRESH_SECONDS
+        with self._evidence.reading() as connection:
+            owners = {Prefix(row.peer) for row in table.waiting(connection) if row.moved_at <= fresh}
+        owners |= set(vault.owners_waiting(self._evidence))
+        for owner in self._due.keys() - owners:
+            del self._due[owner]
+        for owner in sorted(owners):
+            due, waited = self._due.get(owner, (0.0, 0.0))
+            if self._monotonic() < due:
+                continue
+            report = settle_all(self._resolver(), self._evidence, owner).get(owner, Report())
+            again = _RETRY_SECONDS if report.settled else min(max(_RETRY_SECONDS, 2 * waited), _RETRY_MOST_SECONDS)
+            self._due[owner] = (self._monotonic() + again * random.uniform(0.5, 1.0), again)  # noqa: S311
