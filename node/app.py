@@ -164,8 +164,8 @@ class Daemon:
         if self.config.receipts:
             self._run("signing", lambda: self._every(_SIGNING_SECONDS, self.settling.look))
         self._run("leases", lambda: self._every(1.0, self.leases.look, at_once=True))
-            retrying = Retrying(lambda: self.resolver, self.evidence)
-            self._run("settling", lambda: self._every(_SIGNING_SECONDS, retrying.look))
+        retrying = Retrying(lambda: self.resolver, self.evidence)
+        self._run("settling", lambda: self._every(_SIGNING_SECONDS, retrying.look))
         self._run("watchdog", lambda: self._every(Watchdog.LOOK_SECONDS, Watchdog(self.streams).look))
         log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
         return address
