@@ -33,8 +33,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 FORMAT, VERSION = "hanse-evidence", 1
-LINE_BYTES = 256 * 1024  # no line of the format is longer
+LINE_BYTES = 1024 * 1024  # no line of the format is longer
 ENVELOPE_BYTES = 64 * 1024
+NOTE_BYTES = 128 * 1024
 CLOCK_SKEW = 120  # seconds: how wrong an honest clock may be
 GRANT_CHAIN = 8
 BLOCK = 1024  # leaf hashes in one line
@@ -204,19 +205,67 @@ _SMALL_ORDER = {
     )
 }
 _DPV, _DUO = "https://w3id.org/dpv#", "http://purl.obolibrary.org/obo/DUO_"
-PURPOSES = {  # name: (IRI, the next broader name)
-    "research-and-development": (_DPV + "ResearchAndDevelopment", ""),
-    "academic-research": (_DPV + "AcademicResearch", "research-and-development"),
-    "commercial-research": (_DPV + "CommercialResearch", "research-and-development"),
-    "non-commercial-research": (_DPV + "NonCommercialResearch", "research-and-development"),
-    "scientific-research": (_DPV + "ScientificResearch", "research-and-development"),
-    "general-research-use": (_DUO + "0000042", ""),
-    "health-research": (_DUO + "0000006", "general-research-use"),
-    "disease-specific-research": (_DUO + "0000007", "health-research"),
-    "population-origins-research": (_DUO + "0000011", "general-research-use"),
-    "clinical-care-use": (_DUO + "0000043", ""),
+_DPV_BROADER: dict[str, tuple[str, ...]] = {
+    "AcademicResearch": ("ResearchAndDevelopment",),
+    "Advertising": ("Marketing",),
+    "CombatClimateChange": ("PublicBenefit",),
+    "CommercialPurpose": (),
+    "CommercialResearch": ("CommercialPurpose", "ResearchAndDevelopment"),
+    "DataAltruism": ("PublicBenefit",),
+    "EnforceSecurity": (),
+    "FraudPreventionAndDetection": ("MisusePreventionAndDetection",),
+    "FulfilmentOfContractualObligation": ("FulfilmentOfObligation",),
+    "FulfilmentOfObligation": (),
+    "ImproveExistingProductsAndServices": ("OptimisationForController",),
+    "ImproveHealthcare": ("PublicBenefit",),
+    "ImprovePublicServices": ("PublicBenefit",),
+    "ImproveTransportMobility": ("PublicBenefit",),
+    "LegalCompliance": ("FulfilmentOfObligation",),
+    "Marketing": (),
+    "MisusePreventionAndDetection": ("EnforceSecurity",),
+    "NonCommercialPurpose": (),
+    "NonCommercialResearch": ("NonCommercialPurpose", "ResearchAndDevelopment"),
+    "OptimisationForController": ("ServiceOptimisation",),
+    "OrganisationGovernance": (),
+    "OrganisationRiskManagement": ("OrganisationGovernance",),
+    "Personalisation": (),
+    "ProtectionOfPublicSecurity": ("PublicBenefit",),
+    "ProvideOfficialStatistics": ("PublicBenefit",),
+    "PublicBenefit": (),
+    "PublicPolicyMaking": ("PublicBenefit",),
+    "RecordManagement": (),
+    "RepairImpairments": ("ServiceProvision",),
+    "RequestedServiceProvision": ("ServiceProvision",),
+    "ResearchAndDevelopment": (),
+    "ScientificResearch": ("ResearchAndDevelopment",),
+    "ServiceOptimisation": ("ServiceProvision",),
+    "ServiceProvision": (),
+    "ServiceUsageAnalytics": ("ServiceProvision",),
+    "Verification": ("EnforceSecurity",),
 }
-_BY_IRI = {iri: name for name, (iri, _) in PURPOSES.items()}
+_DUO_BROADER: dict[str, tuple[str, tuple[str, ...]]] = {
+    "general-research-use": ("0000042", ()),
+    "health-research": ("0000006", ("general-research-use",)),
+    "disease-specific-research": ("0000007", ("health-research",)),
+    "population-origins-research": ("0000011", ("general-research-use",)),
+    "clinical-care-use": ("0000043", ()),
+}
+
+
+def _kebab(local: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", local).lower()
+
+
+PURPOSES: dict[str, tuple[str, tuple[str, ...]]] = {  # name: (IRI, the next broader names)
+    **{_kebab(name): (_DPV + name, tuple(map(_kebab, broader))) for name, broader in _DPV_BROADER.items()},
+    **{name: (_DUO + number, broader) for name, (number, broader) in _DUO_BROADER.items()},
+}
+_SPELLINGS = {iri: name for name, (iri, _) in PURPOSES.items()} | {
+    short + iri.removeprefix(long): name
+    for name, (iri, _) in PURPOSES.items()
+    for long, short in ((_DPV, "dpv:"), (_DUO, "DUO:"))
+    if iri.startswith(long)
+}
 DELETE_AFTER, ATTRIBUTE, DO_NOT_PASS_ON, OTHER = 1, 2, 3, 4  # Duty.Kind
 OPEN = 1  # Access.Mode
 
@@ -382,23 +431,22 @@ def fold(identifier: str) -> str:
 
 def read_purpose(text: str) -> str:
     """A name of the vocabulary, or words. Raises Malformed."""
-    text = _BY_IRI.get(text, text)
+    text = _SPELLINGS.get(text, text)
     folded = re.sub(r"[\s_]+", "-", text.strip().lower())
     if folded in PURPOSES:
         return folded
     _words(text)
-    if not text or text != text.strip() or len(text) > 200 or "\n" in text:
+    if not text or text != text.strip() or len(text) > 200 or "\n" in text or "\t" in text:
         raise Malformed("what should be a purpose is none")
     return text
 
 
 def covers(purposes: Iterable[str], purpose: str) -> bool:
     """Whether a purpose is one of these, or a narrower one in its vocabulary."""
-    while purpose:
-        if purpose in purposes:
-            return True
-        purpose = PURPOSES.get(purpose, ("", ""))[1]
-    return False
+    found = [purpose]
+    for each in found:
+        found += [broader for broader in PURPOSES.get(each, ("", ()))[1] if broader not in found]
+    return any(each in purposes for each in found)
 
 
 def _words(text: str) -> str:
@@ -804,35 +852,42 @@ def read_note(note: str, known: Organization) -> Checkpoint:
     name = f"{known.prefix}.node.hanse.internal/log"
     text, blank, lines = note.rpartition("\n\n")
     told = text.split("\n")
+    if len(note.encode(errors="replace")) > NOTE_BYTES or any(c < " " and c != "\n" for c in note):
+        raise Malformed("it is not a signed checkpoint")
     if not blank or len(told) < 3 or not all(told) or not re.fullmatch(r"0|[1-9][0-9]{0,18}", told[1]):
         raise Malformed("it is not a signed checkpoint")
     if told[0] != name:
         raise Malformed(f"it is a checkpoint of another log than {name}")
     size, root, signed_with = int(told[1]), _sized(_base64(told[2]), 32), ""
-    if size == 0 and root != sha256().digest():
-        raise Malformed("it gives an empty log a root that it cannot have")
-    for line in lines.split("\n"):
-        dash, _, rest = line.partition(" ")
-        signed_by, _, blob = rest.partition(" ")
-        if dash != "\u2014" or signed_by != name:
+    if size > _MOST or (size == 0 and root != sha256().digest()):
+        raise Malformed("it gives a log a size or a root that it cannot have")
+    if not lines.endswith("\n"):
+        raise Malformed("it is not a signed checkpoint")
+    for line in lines[:-1].split("\n"):
+        signature = re.fullmatch(r"\u2014 ([^\s+]+) (\S+)", line)
+        data = _base64(signature[2]) if signature else b""
+        if signature is None or len(data) <= 4:
+            raise Malformed("it has a line that is no signature")
+        if signature[1] != name:
             continue
-        data = _base64(blob)
-        for key in known.keys:
-            if data[:4] != sha256(name.encode() + b"\n\x01" + key.raw).digest()[:4]:
-                continue
-            if not verifies(key.raw, data[4:], text.encode() + b"\n"):
-                raise Malformed(f"its signature with key {key.id} of {known.prefix} is false")
-            signed_with = signed_with or key.id
+        named = [key for key in known.keys if data[:4] == sha256(name.encode() + b"\n\x01" + key.raw).digest()[:4]]
+        if named and not any(verifies(key.raw, data[4:], text.encode() + b"\n") for key in named):
+            raise Malformed(f"its signature with key {named[0].id} of {known.prefix} is false")
+        signed_with = signed_with or (named[0].id if named else "")
     if not signed_with:
         raise Malformed(f"it is not signed by {known.prefix}")
     return Checkpoint(size, root, signed_with)
 
 
 def _base64(text: str) -> bytes:
+    """In the one form that it has."""
     try:
-        return binascii.a2b_base64(text.encode("ascii"), strict_mode=True) if text else b""
+        data = binascii.a2b_base64(text.encode("ascii"), strict_mode=True) if text else b""
     except (binascii.Error, ValueError):
         raise Malformed("what should be base64 is not") from None
+    if binascii.b2a_base64(data, newline=False).decode() != text:
+        raise Malformed("what should be base64 is not")
+    return data
 
 
 def _hex(text: str, size: int) -> bytes:

@@ -168,5 +168,5 @@ def test_what_others_wrote_cannot_steer_a_terminal() -> None:
 def test_its_own_words_are_those_of_the_agreement() -> None:
     assert (verifier.FORMAT, verifier.VERSION, verifier.BLOCK) == (lines.FORMAT, lines.VERSION, lines.BLOCK)
     assert (verifier.CLOCK_SKEW, verifier.GRANT_CHAIN) == (limits.CLOCK_SKEW, limits.GRANT_CHAIN)
-    assert verifier.ENVELOPE_BYTES == limits.ENVELOPE_BYTES
+    assert (verifier.ENVELOPE_BYTES, verifier.NOTE_BYTES) == (limits.ENVELOPE_BYTES, limits.NOTE_BYTES)
     assert set(verifier.TYPES.values()) <= {each.value for each in PayloadType}
