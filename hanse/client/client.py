@@ -18,6 +18,7 @@ from hanse.client import access, standing
 from hanse.client import fetch as fetching
 from hanse.client import verify as verifying
 from hanse.client.access import Answer
+from hanse.client.connections import Connections
 from hanse.client.content import describe
 from hanse.client.fetch import Fetched
 from hanse.client.identity import MARKER, Identity
@@ -64,7 +65,8 @@ class Client:
         self.identity = Identity.load(opened)
         self._known = Known.open(self.identity.home / FILE)
         self._league = League(self.identity, clock)
-        self.resolver = Resolver(self.identity, self._known, self._league, clock)
+        self._connections = Connections()
+        self.resolver = Resolver(self.identity, self._known, self._league, clock, self._connections)
         self._clock = clock
         self._evidence: Evidence | None = None
         self._vault: Vault | None = None
@@ -283,6 +285,7 @@ class Client:
             self._receipts.close()
         if self._evidence is not None:
             self._evidence.close()
+        self._connections.close()
         self._league.close()
         self._known.close()
 

@@ -385,12 +385,12 @@ class _Fetch:
                 for worker in workers:
                     worker.join()
             except BaseException:
-                self._peer.close()  # what it waits for comes to an end
+                self._peer.end()  # what it waits for comes to an end
                 raise
             finally:
                 self._end()
                 if self._failure is not None:
-                    self._peer.close()
+                    self._peer.end()
                 for worker in workers:
                     worker.join()
                 pool.shutdown(cancel_futures=True)

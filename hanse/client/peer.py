@@ -117,9 +117,17 @@ class Described:
 class Peer:
     """Raises hanse.errors only. When nobody answers, or somebody else, the owner's record is looked up once more."""
 
-    def __init__(self, identity: Identity, prefix: Prefix, find: FindOrganization) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        prefix: Prefix,
+        find: FindOrganization,
+        take_back: "Callable[[Peer], bool] | None" = None,
+    ) -> None:
+        """``take_back``: keeps it for the next when it is closed, and says whether it does."""
         self.prefix = prefix
-        self._identity = identity
+        self.identity = identity
+        self._take_back = take_back
         self._find = find
         self._version = self._valid_from = 0
         self._channels: list[tuple[str, grpc.Channel]] = []
@@ -241,6 +249,12 @@ class Peer:
             raise WrongContent(f"the node of {self.prefix} sent what does not parse: {error}") from None
 
     def close(self) -> None:
+        """No more is wanted of it for now."""
+        if self._take_back is None or not self._take_back(self):
+            self.end()
+
+    def end(self) -> None:
+        """Ends the connection, and what is under way on it. Twice does no harm."""
         for _, channel in self._channels:
             channel.close()
         self._channels.clear()
@@ -249,8 +263,11 @@ class Peer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.end()
 
     def _stream(self, method: str, request: Any, parse: Callable[[bytes], T], timeout: float) -> Stream[T]:
         """The messages of one call. Tries each address, then each address of a newer record of the owner."""
@@ -292,8 +309,8 @@ class Peer:
                 node.address,
                 roots=roots,
                 server_name=self.prefix.server_name,
-                key=self._identity.tls_key,
-                chain=self._identity.member_certificate,
+                key=self.identity.tls_key,
+                chain=self.identity.member_certificate,
             )
             self._channels.append((str(node.address), channel))
         if not self._channels:

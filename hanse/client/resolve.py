@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hanse import limits, trust, wire
+from hanse.client.connections import Connections
 from hanse.client.identity import Identity
 from hanse.client.league import League
 from hanse.client.peer import Peer
@@ -70,12 +71,18 @@ class Resolver:
     """Safe to share between threads. ``clock`` gives Unix seconds."""
 
     def __init__(
-        self, identity: Identity, known: Known, league: League, clock: Callable[[], float] = time.time
+        self,
+        identity: Identity,
+        known: Known,
+        league: League,
+        clock: Callable[[], float] = time.time,
+        connections: Connections | None = None,
     ) -> None:
+        """``connections``: where those to owners' nodes are kept; None makes each anew."""
         self.identity = identity
         self._known = known
         self._league = league
-        self._clock = clock
+        self._clock, self._connections = clock, connections
         self._membership: tuple[Membership, int] | None = None
 
     @property
@@ -209,6 +216,8 @@ class Resolver:
     def peer(self, prefix: Prefix) -> Peer:
         """A connection to an organization's node, to be closed by the caller."""
         self.identity = renewed_if_due(self.identity, self._league, self._now)
+        if self._connections is not None:
+            return self._connections.peer(self.identity, prefix, self.organization)
         return Peer(self.identity, prefix, self.organization)
 
     def _follow(
