@@ -353,6 +353,22 @@ def _story(stage: _Stage) -> Iterator[Event]:
     yield from stage.type(WEST, "hanse", "fetch", f"{NORTH}/draft", expect=3)
     yield from stage.type(WEST, "hanse", "doctor", f"{NORTH}/trial-7", expect=4)
 
+    yield stage.scene(
+        "So West asks, and says what for. North grants it; afterwards both hold one receipt, signed by both."
+    )
+    yield from stage.type(
+        WEST, "hanse", "request", f"{NORTH}/trial-7", "--purpose", "academic-research", "--message", "For our lectures."
+    )
+    yield from stage.type(NORTH, "hanse", "requests")
+    yield from stage.type(NORTH, "hanse", "approve", "1", "--until", "30d", "--max-fetches", "2")
+    yield from stage.type(WEST, "hanse", "fetch", f"{NORTH}/trial-7")
+    yield from stage.type(WEST, "hanse", "receipts")
+    yield from stage.type(NORTH, "hanse", "receipts", "--peer", WEST)
+
+    yield stage.scene("North revokes the grant. What West has it has; the next fetch is refused.")
+    yield from stage.type(NORTH, "hanse", "revoke", _given(stage), "--reason", "the lectures are over")
+    yield from stage.type(WEST, "hanse", "fetch", f"{NORTH}/trial-7", "-o", "once-more", expect=4)
+
     yield stage.scene("North sees who asked for what, and what they got.")
     yield from stage.type(NORTH, "hanse", "audit", "--object", "trial-7", "--since", "1h")
     yield from stage.type(NORTH, "hanse", "status")
@@ -371,6 +387,13 @@ def _joins(stage: _Stage, who: str, *, shown: bool) -> Iterator[Event]:
     yield Written(short, 0)
     yield from stage.type(who, *join, shown=f"hanse join {short} --listen 127.0.0.1:0")
     yield from stage.serve(who, "hanse", "serve")
+
+
+def _given(stage: _Stage) -> str:
+    """The name of the one grant that North gave."""
+    import json
+
+    return str(json.loads(stage.ask(NORTH, "hanse", "grants", "--given", "--json"))["grant"])[:16]
 
 
 def _wait_until_published(stage: _Stage) -> None:

@@ -28,7 +28,7 @@ _VARIES = (
     (re.compile(r"\b(?=\d*[a-f])[0-9a-f]{16}\b"), "5f" * 8),
     (re.compile(r"\(in \d+ \w+\)"), "(in 6 days)"),
     (re.compile(r"process \d+"), "process 1000"),
-    (re.compile(r"\d+ B"), "0 B"),
+    (re.compile(r"\b[\d.]+ (?:Ki)?B\b"), "0 B"),
     (re.compile(r" +$", re.MULTILINE), ""),
 )
 

@@ -60,6 +60,9 @@ def test_it_tells_the_whole_story_and_leaves_nothing(tmp_path: Path) -> None:
         "different: README.txt",
         "(exit code 4)",
         "(exit code 3)",
+        "Granted: ",
+        "Revoked: ",
+        "the grant was revoked",
         "Every scene ended as it should",
     ):
         assert passage in told
