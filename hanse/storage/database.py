@@ -155,12 +155,36 @@ class Database:
 
 @contextlib.contextmanager
 def transaction(connection: Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-    """All or nothing."""
+    """All or nothing: what raises is not there, now or later."""
     connection.execute(begin)
     try:
         yield
+    except BaseException:
+        _roll_back(connection)
+        raise
+    try:
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        _roll_back(connection)
+        _bury(connection)
         raise
+
+
+def _roll_back(connection: Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _bury(connection: Connection) -> None:
+    """After a commit that failed when it was synced: it stands whole at the end of the write-ahead log.
+
+    Whoever opens the file next, if nobody has it open, would take it for committed. Another one is written over it.
+    """
+    with contextlib.suppress(sqlite3.Error):
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute(f"PRAGMA user_version = {version}")
+            connection.execute("COMMIT")
+        finally:
+            _roll_back(connection)
