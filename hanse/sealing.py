@@ -12,7 +12,7 @@ The rule it keeps: no two different plaintexts ever get the same keystream. Two 
   hash fixes beforehand: descriptions, and temporary files.
 
 Within one keystream, positions are distinct counters: block ``n`` of 16 bytes is AES(key, n), and no element is longer
-than 2^44 bytes. Sources: NIST SP 800-38A section 6.5 (CTR), RFC 5869 (HKDF, with SHA-256).
+than 2^44 bytes. Sources: NIST SP 800-38A, 6.5 (CTR), RFC 5869 (HKDF, with SHA-256).
 
     stream = content(vault_key, manifest_digest, 7)
     stream.apply(1 << 20, b"the second MiB of element 7")   # the same call opens it again
