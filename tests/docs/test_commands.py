@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
         ["ID"],
         {
             "--open", "--on-request", "--compute-only", "--allow", "--operation", "--purpose", "--from", "--until",
-            "--max-fetches", "--max-bytes", "--duty", "--pass-on", "--manual", "--add", "--file", "--odrl",
+            "--max-fetches", "--max-bytes", "--duty", "--pass-on", "--file", "--odrl",
         },
     ),
     "list": ([], set()),
@@ -39,25 +39,25 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "withdraw": (["SUFFIX"], {"--reason"}),
     "resolve": (["ID"], set()),
     "search": (["[TEXT]"], {"--owner", "--type", "--subject", "--limit"}),
-    "request": (["ID"], {"--purpose", "--message", "--until"}),
+    "request": (["ID"], {"--purpose", "--message"}),
     "fetch": (["ID"], {"-o", "--output", "--element", "--version", "--streams", "--purpose", "--wait"}),
+    "verify": (["PATH", "ID"], set()),
     "open": (["ID"], {"--element", "-o", "--output"}),
     "leases": ([], {"--delete"}),
-    "verify": (["PATH", "ID"], set()),
-    "requests": ([], {"--all"}),
-    "approve": (["N"], {"--until", "--max-fetches", "--max-bytes"}),
+    "requests": ([], set()),
+    "approve": (["N"], {"--until"}),
     "deny": (["N"], {"--reason"}),
-    "grants": ([], {"--given", "--held", "--take"}),
-    "revoke": (["GRANT"], {"--reason"}),
+    "grants": ([], set()),
+    "revoke": (["GRANT"], set()),
     "narrow": (
         ["GRANT"],
         {"--to", "--object", "--until", "--max-fetches", "--max-bytes", "--purpose", "-o", "--output"},
     ),
-    "receipts": ([], {"--object", "--peer", "--since", "--settle"}),
-    "statement": ([], {"--period", "--peer", "--csv"}),
+    "receipts": ([], {"--object", "--peer", "--since"}),
+    "statement": ([], {"--period", "--csv"}),
     "audit": ([], {"--peer", "--object", "--since"}),
     "evidence": ([], set()),
-    "evidence export": ([], {"-o", "--output", "--object", "--peer", "--since"}),
+    "evidence export": ([], {"-o", "--output"}),
     "evidence verify": (["FILE"], {"--key", "--receipt"}),
     "evidence erase": (["POSITION..."], {"--yes"}),
     "trust": (["PREFIX", "KEYID"], set()),
@@ -67,6 +67,22 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
 }  # fmt: skip
 # What we added to the agreement, and why it had to be.
 BEYOND = {
+    ("terms", "--manual"),  # a person decides although the terms would cover it
+    ("terms", "--add"),  # a second permission, for somebody else or for something else
+    ("request", "--until"),  # nobody asks for longer than is needed
+    ("requests", "--all"),  # also those that were answered
+    ("approve", "--max-fetches"),  # a yes to less than the terms would give
+    ("approve", "--max-bytes"),
+    ("grants", "--given"),
+    ("grants", "--held"),
+    ("grants", "--take"),  # how a narrowed grant gets to whom it is for
+    ("revoke", "--reason"),  # told to the holder, as that of a denial is
+    ("leases", ""),  # what is kept, until when, and an end to it before that
+    ("receipts", "--settle"),  # now, not at the next fetch
+    ("statement", "--peer"),
+    ("evidence export", "--object"),  # an auditor is shown what concerns her, and no more
+    ("evidence export", "--peer"),
+    ("evidence export", "--since"),
     ("open", "--version"),  # two versions may be kept at once
     ("audit", "--limit"),  # a node that has served for years has too many rows to print
     ("requests", "--sent"),  # what became of one's own requests, for machines too
@@ -175,6 +191,7 @@ def test_what_a_document_types_exists(document: str) -> None:
         if program == "hanse":
             assert name in COMMANDS, f"{document}: hanse {name}"
             for option in options:
-                assert option in COMMANDS[name][1] | COMMON, f"{document}: hanse {name} {option}"
+                beyond = {each for command_name, each in BEYOND if command_name == name}
+                assert option in COMMANDS[name][1] | COMMON | beyond, f"{document}: hanse {name} {option}"
         else:
             assert name in REGISTRY_COMMANDS, f"{document}: hanse-registry {name}"
