@@ -43,6 +43,8 @@ namespace Hanse {
       weekday: Long,
       // Key id of the caller's current identity key.
       key: String,
+      // Whether it goes on with a fetch that was counted already, or is counted next.
+      begun: Bool,
       // Of the grant that is used, with the broader ones of the vocabulary.
       purposes: Set<String>,
       // The grant that is used, if one is; then the one it was narrowed from, and so on.
@@ -156,5 +158,5 @@ def _limits(conditions: Conditions, link: str) -> list[str]:
     clauses = []
     for name, most in (("fetches", conditions.max_fetches), ("bytes", conditions.max_bytes)):
         if most is not None:
-            clauses.append(f"context has {link} && context.{link}.{name} < {most}")
+            clauses.append(f"context.begun || (context has {link} && context.{link}.{name} < {most})")
     return clauses

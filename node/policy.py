@@ -44,7 +44,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was used of a grant before this call; a fetch that goes on is not counted again."""
+    """What was used of a grant."""
 
     fetches: int = 0
     bytes: int = 0
@@ -54,7 +54,8 @@ class Usage:
 class Asked:
     """One question. ``chain``: from the owner's grant to the one used, which is ``grant``; ``usage`` of each of it.
 
-    ``usage`` empty: limits are looked at elsewhere. ``digests``: the names of the grants of the chain.
+    ``usage`` empty: nothing was used yet. ``begun``: the limits were kept, or are when it is counted: the caller sees
+    to that. ``digests``: the names of the grants of the chain.
     """
 
     caller: Caller
@@ -65,6 +66,7 @@ class Asked:
     chain: tuple[Grant, ...] = ()
     usage: tuple[Usage, ...] = ()
     digests: tuple[bytes, ...] = ()
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,7 @@ def context_of(asked: Asked, chain: Sequence[Grant]) -> dict[str, Any]:
         "second": asked.now % _DAY,
         "weekday": (asked.now // _DAY + 3) % 7 + 1,  # Unix time began on a Thursday
         "key": str(asked.caller.key_id),
+        "begun": asked.begun,
         "purposes": sorted({broader.name for each in purposes for broader in each.with_broader}),
     }
     usage = asked.usage or (Usage(),) * len(chain)

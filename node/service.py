@@ -393,7 +393,9 @@ class NodeService(grpc.GenericRpcHandler):
                 int(self._clock()),
                 held.grant if held else None,
                 held.chain if held else (),
-                digests=held.digests if held else (),
+                held.usage if held else (),
+                held.digests if held else (),
+                begun=True,  # the limits are kept where it is counted: in the transaction of the delivery
             ),
             wrapped.terms if wrapped else None,
             owner=self._prefix,
