@@ -142,8 +142,12 @@ class Client:
         ``wait``: as in ``fetch``.
         """
         identifier = _identifier(id)
-        if self.vault.folder.exists():
-            with contextlib.suppress(NotFound), self.kept(identifier, version=version, element=element) as kept:
+        if any(lease.complete for lease in self.vault.leases(identifier)):
+            # It may be revoked, or be another element than those that are kept.
+            with (
+                contextlib.suppress(NotFound, Revoked),
+                self.kept(identifier, version=version, element=element) as kept,
+            ):
                 return kept.open(element)
         return self._under(
             identifier,

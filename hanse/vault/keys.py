@@ -56,15 +56,20 @@ def destroy(folder: Path, name: str) -> None:
     """Overwrites and removes it; returns when both are durable. Again does no harm."""
     with storage_errors("the vault's key"):
         with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(folder / name, _WRITE)
-            try:
-                for data in (secrets.token_bytes(KEY_BYTES), bytes(KEY_BYTES)):
-                    os.pwrite(descriptor, data, 0)
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            if not (folder / name).is_symlink():  # what somebody else's link leads to is not ours
+                _overwrite(folder / name)
             os.unlink(folder / name)
         sync_folder(folder)
+
+
+def _overwrite(path: Path) -> None:
+    descriptor = os.open(path, _WRITE)
+    try:
+        for data in (secrets.token_bytes(KEY_BYTES), bytes(KEY_BYTES)):
+            os.pwrite(descriptor, data, 0)
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def names(folder: Path) -> Iterator[str]:

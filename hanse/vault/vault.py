@@ -263,9 +263,9 @@ class Vault:
                 else:
                     shutil.rmtree(path)
             if not live:
-                with contextlib.suppress(FileNotFoundError):
-                    self.keys.rmdir()
-                    self.folder.rmdir()
+                for folder in (self.keys, self.folder):
+                    with contextlib.suppress(FileNotFoundError):  # it was removed before a kill
+                        folder.rmdir()
 
     def _live_names(self) -> set[str]:
         with self.evidence.reading() as connection:

@@ -5,10 +5,13 @@ words of the content, words of elements' names, and the bytes of the vault's key
 were removed is not searched (THREATS.md).
 """
 
+import contextlib
 import os
 import random
 import secrets
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -176,7 +179,7 @@ def test_it_is_deleted_when_somebody_asks(scene: Scene) -> None:
 
 def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(scene: Scene) -> None:
     id = scene.wrapped(LONG)
-    chance, kills, names = random.Random(11), 0, set()
+    chance, kills = random.Random(11), 0
     for number in range(12):
         process = scene.acme.begin(f"fetch{number}", "fetch", id, "--purpose", PURPOSE)
         time.sleep(0.45 + 0.05 * number + chance.random() * 0.05)
@@ -185,8 +188,6 @@ def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(
             kills += 1
         process.wait()
         assert not scene.traces()
-        if (scene.acme.home / "vault/keys").exists():
-            names |= {path.name for path in (scene.acme.home / "vault/keys").iterdir()}
     assert kills >= 4
     scene.fetch(id)
     assert scene.read(id, "large") == LARGE
@@ -197,15 +198,83 @@ def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(
     assert not (scene.acme.home / "vault").exists()
 
 
-CALLS = "fsync,fdatasync,pwrite64,write,unlink,unlinkat,rmdir,openat,mkdir,flock"
+# Of the sweep's own work: the key is overwritten and removed, files are removed, rows and leaves are committed.
+INSTANTS = [
+    *(("fsync", number) for number in (1, 2, 3)),
+    ("unlink", 1),
+    *(("unlinkat", number) for number in (1, 3, 6)),
+    *(("rmdir", number) for number in (1, 2, 3)),
+    *(("fdatasync", number) for number in (1, 2, 3, 4, 5, 6)),
+    *(("pwrite64", number) for number in (2, 4, 6, 8, 11, 14)),
+]
 
 
-def killed_at(node: Node, call: int, *arguments: str) -> bool:
-    """A command that is killed at one of its system calls of CALLS; whether it came so far."""
+def killed_at(home: Path, call: str, number: int, *arguments: str) -> bool:
+    """A command of which each thread is killed at its n-th such system call; whether any came so far."""
     argv = [
-        "strace", "-f", "-o", os.devnull, "-e", f"trace={CALLS}", "-e", f"inject={CALLS}:signal=SIGKILL:when={call}",
-        "-P", str(node.home / "vault"), "-P", str(node.home / "evidence.db"),
-        sys.executable, "-m", "node.cli", *arguments, "--home", str(node.home),
+        "strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}",
+        "-e", f"inject={call}:signal=SIGKILL:when={number}",
+        sys.executable, "-m", "node.cli", *arguments, "--home", str(home),
     ]  # fmt: skip
     done = subprocess.run(argv, capture_output=True, cwd=ROOT, env=environment(), check=False, timeout=100)
+    assert done.returncode in (0, -signal.SIGKILL, 128 + signal.SIGKILL), done.stderr.decode()
     return done.returncode != 0
+
+
+def restored(home: Path, copy: Path) -> None:
+    """The home as it was."""
+    shutil.rmtree(home)
+    shutil.copytree(copy, home)
+
+
+def signed(home: Path) -> int:
+    """Deletions in the consumer's own log."""
+    with contextlib.closing(sqlite3.connect(home / "evidence.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM leaf WHERE kind = 'deletion'").fetchone()[0])
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_that_is_killed_anywhere_is_finished_by_the_next(scene: Scene, tmp_path: Path) -> None:
+    id = scene.wrapped(4)
+    scene.fetch(id)
+    (key,) = keys_of(scene.acme.home)
+    home, copy = scene.acme.home, tmp_path / "copy"
+    shutil.copytree(home, copy)
+    time.sleep(5)
+    between = set()
+    for call, number in INSTANTS:
+        restored(home, copy)
+        if not killed_at(home, call, number, "list"):
+            assert (keys_of(home), signed(home)) == ([], 1)
+            continue
+        key_is_there, told = keys_of(home) == [key], signed(home)
+        assert not (key_is_there and told), f"signed before the key was gone: {call} {number}"
+        between.add((bool(keys_of(home)), told))
+        scene.acme.command("list")
+        assert not (home / "vault").exists(), f"{call} {number}"
+        assert not scene.traces(key), f"{call} {number}"
+        assert signed(home) == 1, f"{call} {number}"
+    # The kills fell before the key was gone, between that and the signature, and after it.
+    assert between == {(True, 0), (False, 0), (False, 1)}
+
+
+@pytest.mark.timeout(600)
+def test_a_fetch_that_is_killed_at_any_of_its_first_steps_leaves_nothing_in_the_open(
+    scene: Scene, tmp_path: Path
+) -> None:
+    id = scene.wrapped(LONG)
+    scene.acme.command("grants")
+    home, copy = scene.acme.home, tmp_path / "copy"
+    shutil.copytree(home, copy)
+    killed = 0
+    for call, number in (("fsync", 1), ("fsync", 2), ("mkdir", 2), ("mkdir", 3), ("flock", 2), ("fdatasync", 3)):
+        restored(home, copy)
+        killed += killed_at(home, call, number, "fetch", id, "--purpose", PURPOSE)
+        keys = keys_of(home)
+        assert not scene.traces()
+        scene.fetch(id)
+        assert scene.read(id, NAME) == ROWS
+        scene.acme.command("leases", "--delete", id)
+        assert not (home / "vault").exists()
+        assert not scene.traces(*[each for each in keys if len(each) == 32])
+    assert killed >= 4
