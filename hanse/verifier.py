@@ -63,18 +63,34 @@ class Malformed(Exception):
 # Protocol buffers, as much as is needed of them.
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-Schema = dict[int, tuple[str, Any, bool]]  # number: (name, type or schema, repeated)
-_KINDS: dict[str, Any] = {"str": str, "bytes": bytes, "int": int, "uint": abs, "bool": bool}
+_TYPES: dict[str, tuple[type, int, Any]] = {  # how a value is written, and what an absent one is
+    "str": (str, BYTES, ""),
+    "bytes": (bytes, BYTES, b""),
+    "int": (int, VARINT, 0),
+    "uint": (abs, VARINT, 0),  # type: ignore[dict-item]
+    "bool": (bool, VARINT, False),
+}
 
 
-def _schema(fields: str, **messages: Schema) -> Schema:
+class Schema(NamedTuple):
+    """Of a message: number to (name, type or schema, how it is written, repeated); and what an empty one is."""
+
+    fields: dict[int, tuple[str, Any, int, bool]]
+    empty: dict[str, Any]
+    many: tuple[str, ...]
+    messages: tuple[tuple[str, Any], ...]
+
+
+def _schema(text: str, **messages: Schema) -> Schema:
     """Fields in the order of their numbers, from 1 on: ``type [many] name``, or ``-`` for one that is not needed."""
-    found: Schema = {}
-    for number, each in enumerate(fields.split(", "), 1):
+    made = Schema({}, {}, tuple(re.findall(r"many (\w+)", text)), tuple(messages.items()))
+    for number, each in enumerate(text.split(", "), 1):
         if each != "-":
             kind, *many, name = each.split()
-            found[number] = (name, messages[name] if kind == "message" else _KINDS[kind], bool(many))
-    return found
+            type_, wire, empty = _TYPES.get(kind, (messages.get(name), BYTES, b""))
+            made.fields[number] = (name, type_, wire, bool(many))
+            made.empty[name] = empty
+    return made._replace(messages=tuple(each for each in messages.items() if each[0] not in made.many))
 
 
 ENVELOPE = _schema("str type, bytes payload, message many signatures", signatures=_schema("str keyid, bytes sig"))
@@ -107,15 +123,14 @@ RECEIPT = _schema(
     delivered=_schema("uint element, uint elements, uint first_chunk, uint chunks"),
 )
 DELETION = _schema("str owner, str consumer, str id, uint version, bytes grant, str reason, int deleted_at")
-_EMPTY: dict[Any, Any] = {str: "", bytes: b"", int: 0, abs: 0, bool: False}
 
 
 def parse(data: bytes, schema: Schema) -> dict[str, Any]:
     """The fields that a schema names, each with a value; others are skipped. Raises Malformed."""
-    found: dict[str, Any] = {}
-    for name, kind, repeated in schema.values():
-        found[name] = [] if repeated else b"" if isinstance(kind, dict) else _EMPTY[kind]
-    at, end = 0, len(data)
+    found = schema.empty.copy()
+    for name in schema.many:
+        found[name] = []
+    fields, at, end = schema.fields, 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
         number, wire = tag >> 3, tag & 7
@@ -137,12 +152,10 @@ def parse(data: bytes, schema: Schema) -> dict[str, Any]:
                 raise Malformed("a field goes beyond the end")
             value = data[at : at + size]
             at += size
-        known = schema.get(number)
-        if known is None:
+        known = fields.get(number)
+        if known is None or wire != known[2]:
             continue
-        name, kind, repeated = known
-        if wire != (VARINT if kind in (int, abs, bool) else BYTES):
-            continue
+        name, kind, _, repeated = known
         if kind is str:
             value = _text(value)
         elif kind is int:
@@ -150,20 +163,23 @@ def parse(data: bytes, schema: Schema) -> dict[str, Any]:
         elif kind is bool:
             value = value != 0
         if repeated:
-            found[name].append(parse(value, kind) if isinstance(kind, dict) else value)
-        elif isinstance(kind, dict):
+            found[name].append(parse(value, kind) if kind.__class__ is Schema else value)
+        elif kind.__class__ is Schema:
             found[name] += value  # two halves of one message are one message
         else:
             found[name] = value
-    for name, kind, repeated in schema.values():
-        if isinstance(kind, dict) and not repeated:
-            found[name] = parse(found[name], kind)
+    for name, kind in schema.messages:
+        found[name] = parse(found[name], kind)
     return found
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
     try:
+        byte = data[at]
+        at += 1
+        if byte < 0x80:
+            return byte, at
+        value, shift = byte & 0x7F, 7
         while True:
             byte = data[at]
             at += 1
@@ -1059,6 +1075,9 @@ def _signature_problem(kind: str, envelope: Envelope, encoding: bytes, paper: Pa
         others = [p for p, state in states.items() if state == GOOD]
         return f"it is not signed by {' and '.join(absent)}" + (f", only by {others[0]}" if others else "")
     if kind in ("receipt", "half-receipt") and UNKNOWN not in states.values() and not world.missing & states.keys():
+        # Each good signer has verified one signature; only what is beside those has to be looked at.
+        if len({each.key_id for each in paper.signers if each.state == GOOD}) == len(envelope.signatures):
+            return ""
         keys = {key.id: key for prefix in states for key in world.organizations[prefix].keys}
         of_theirs = {
             s.keyid for s in envelope.signatures if s.keyid in keys and verifies(keys[s.keyid].raw, s.sig, encoding)
