@@ -157,7 +157,7 @@ class Serving:
             self._check_owed(change)
             row = self._begin(change)
         self._check(row, change.now)
-        if not shared.open:
+        if not shared.open and not new:
             # What was reserved when a process ended stays counted: it may have been served.
             receipt = wire_papers.decode_receipt(row.delivered)
             shared.receipt, shared.served, shared.size = receipt, receipt.delivered, row.size + row.reserved
@@ -221,6 +221,7 @@ class Serving:
             change.now,
             change.now,
         )
+        shared.receipt = receipt
         row = Row(
             shared.id, False, shared.peer, version.object.key, version.version, receipt.grant,
             wire_papers.encode_receipt(receipt), 0, 0, change.now, change.now, State.RUNNING,

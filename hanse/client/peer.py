@@ -210,16 +210,13 @@ class Peer:
         return [(each.grant, self._envelope(each.revocation)) for each in response.revoked]
 
     def settle(
-        self, papers: Sequence[Envelope], shown: Shown
+        self, papers: Sequence[Envelope], shown: Shown | None
     ) -> tuple[list[tuple[Envelope | None, str]], Shown | None]:
         """(what was signed, or why not) of each paper, and what the owner shows of its log; nothing of it verified."""
-        message = node_pb2.SettleRequest(
-            papers=[wire.envelope_to_message(each) for each in papers],
-            checkpoint=shown.note,
-            consistency=shown.proof,
-            since_size=shown.since,
-            seen_size=shown.seen,
-        )
+        message = node_pb2.SettleRequest(papers=[wire.envelope_to_message(each) for each in papers])
+        if shown is not None:
+            message.checkpoint, message.since_size, message.seen_size = shown.note, shown.since, shown.seen
+            message.consistency.extend(shown.proof)
         response = self._one("Settle", message, node_pb2.SettleResponse.FromString)
         if len(response.settled) != len(papers):
             raise WrongContent(f"the node of {self.prefix} answered another number of papers than it was sent")
@@ -227,7 +224,7 @@ class Peer:
             (self._envelope(each.paper) if each.HasField("paper") else None, status.clean(each.refusal))
             for each in response.settled
         ]
-        if not response.checkpoint:
+        if shown is None or not response.checkpoint:
             return answers, None
         return answers, Shown(response.checkpoint, tuple(response.consistency), shown.seen, response.seen_size)
 

@@ -34,6 +34,7 @@ from hanse.vault import vault
 
 _IDLE_SECONDS = 10.0  # after which a thread that has nothing to settle ends
 _FRESH_SECONDS = 5  # a half that is younger is being settled by whoever made it
+_SHOWN_SECONDS = 1.0  # between two exchanges of checkpoints with one owner
 _RETRY_SECONDS = 5.0
 _RETRY_MOST_SECONDS = 3600.0
 
@@ -86,15 +87,19 @@ def _add(report: Report, answered: tuple[dict[bytes, Outcome], str]) -> None:
     report.problem = problem or report.problem
 
 
-def settle(peer: Peer, resolver: Resolver, evidence: Evidence, rows: Sequence[Row]) -> tuple[dict[bytes, Outcome], str]:
+def settle(
+    peer: Peer, resolver: Resolver, evidence: Evidence, rows: Sequence[Row], *, checkpoints: bool = True
+) -> tuple[dict[bytes, Outcome], str]:
     """One call: how each went, and what is wrong with the owner's log, which undoes no receipt.
+
+    ``checkpoints``: whether the two logs are shown to each other.
 
     Raises Unreachable and what else kept the two from speaking; not what is wrong with one paper.
     """
     owner = peer.prefix
     halves = [wire.decode_envelope(row.receipt or b"") for row in rows]
     deletions = vault.undelivered(evidence, owner)[:_MOST]
-    shown = peers.offer(evidence, owner)
+    shown = peers.offer(evidence, owner) if checkpoints else None
     answers, theirs = peer.settle([*halves, *deletions], shown)
     outcomes: dict[bytes, Outcome] = {}
     whole: list[tuple[Row, Envelope]] = []
@@ -115,7 +120,7 @@ def settle(peer: Peer, resolver: Resolver, evidence: Evidence, rows: Sequence[Ro
     if taken:
         vault.delivered(evidence, taken)
     problem = ""
-    if theirs is not None:
+    if theirs is not None and shown is not None:
         try:
             believed(
                 resolver,
@@ -163,6 +168,7 @@ class Settler:
         self._queues: dict[Prefix, queue.SimpleQueue[tuple[bytes, Future[Outcome]] | None]] = {}
         self._threads: set[threading.Thread] = set()
         self._refused: dict[bytes, Outcome] = {}
+        self._shown: dict[Prefix, float] = {}
         self._closed = False
 
     def submit(self, owner: Prefix, delivery: bytes) -> "Future[Outcome]":
@@ -243,7 +249,12 @@ class Settler:
         # What was submitted first; with it what has waited since another day, unless the owner refused it already.
         chosen = [row for row in rows if row.id in wanted]
         chosen += [row for row in rows if row.id not in wanted and row.id not in self._refused]
-        outcomes, _ = settle(peer, self._resolver, evidence, chosen[:_MOST]) if chosen else ({}, "")
+        outcomes: dict[bytes, Outcome] = {}
+        if chosen:
+            due = time.monotonic() >= self._shown.get(owner, 0.0) + _SHOWN_SECONDS
+            outcomes, _ = settle(peer, self._resolver, evidence, chosen[:_MOST], checkpoints=due)
+            if due:
+                self._shown[owner] = time.monotonic()
         self._refused.update((id, outcome) for id, outcome in outcomes.items() if not outcome.by_both)
         for delivery, future in batch:
             future.set_result(outcomes.get(delivery) or self._known(evidence, owner, delivery))

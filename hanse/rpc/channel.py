@@ -23,6 +23,7 @@ _OPTIONS = (
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES),
     ("grpc.http2.max_frame_size", 16_777_215),  # what is allowed: fewer frames, 4% less work in bulk streams
+    ("SingleThreadedUnaryStream", 1),
 )
 
 

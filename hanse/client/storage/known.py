@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
@@ -102,7 +103,7 @@ class Known:
         if row is None:
             return None
         with self._readable():
-            pinned = trust.organization(wire.decode_envelope(row[0]), pinned=None, now=_ANY_TIME)
+            pinned = _pinned(row[0])
         return pinned if pinned.record.prefix == prefix else None
 
     def keep_organization(self, verified: VerifiedOrganization) -> None:
@@ -206,6 +207,12 @@ class Known:
                 f"{self._path} is damaged: restore it from your backup. Without it, what was seen of others before "
                 "is forgotten, and their keys are trusted on first use again"
             ) from None
+
+
+@lru_cache(1024)
+def _pinned(envelope: bytes) -> VerifiedOrganization:
+    # Asked for at every call to a node: the same bytes have the same signature.
+    return trust.organization(wire.decode_envelope(envelope), pinned=None, now=_ANY_TIME)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
