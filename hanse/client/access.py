@@ -145,7 +145,7 @@ def _take_grant(resolver: Resolver, evidence: Evidence, row: RequestRow, envelop
     now = int(evidence.clock())
     grant = believed(resolver, [row.peer], lambda records: papers.verify_grant(envelope, records[row.peer], now=now))
     asked = wire_papers.decode_request(row.envelope.payload)
-    wrong = _objection(grant, asked, evidence, now)
+    wrong = _objection(grant, asked, evidence)
     if wrong:
         raise WrongContent(f"{row.peer} answered a request for {asked.id} with a grant that {wrong}")
 
@@ -157,8 +157,8 @@ def _take_grant(resolver: Resolver, evidence: Evidence, row: RequestRow, envelop
     evidence.change(work)
 
 
-def _objection(grant: Grant, asked: AccessRequest, evidence: Evidence, now: int) -> str:
-    """What is wrong with an answer; empty if nothing is."""
+def _objection(grant: Grant, asked: AccessRequest, evidence: Evidence) -> str:
+    """What is wrong with an answer; empty if nothing is. That it came late, and is over, is nobody's fault."""
     who, given = evidence.identity(), grant.conditions
     if grant.parent or grant.issuer != grant.owner or asked.id not in grant.ids:
         return "is not its owner's, or for something else"
@@ -168,8 +168,6 @@ def _objection(grant: Grant, asked: AccessRequest, evidence: Evidence, now: int)
         return "allows what was not asked for"
     if not given.purposes or not all(covers(asked.purposes, each) for each in given.purposes):
         return "is for purposes that were not asked for"
-    if given.valid_until is not None and given.valid_until <= now:
-        return "is over already"
     return ""
 
 
