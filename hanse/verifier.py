@@ -1119,11 +1119,16 @@ class Finding:
     not_proved: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    settled: bool = False
 
     @property
     def verdict(self) -> str:
-        """``wrong``, ``half`` (one side's word), ``partly`` or ``proved``."""
-        return "wrong" if self.wrong else "half" if self.half else "partly" if self.not_proved else "proved"
+        """``wrong``; of a half ``settled``, when both signed for the delivery later, or ``half``; ``partly``; ``proved``."""
+        if self.wrong:
+            return "wrong"
+        if self.half:
+            return "settled" if self.settled else "half"
+        return "partly" if self.not_proved else "proved"
 
 
 @dataclass
@@ -1407,6 +1412,7 @@ class Audit:
         key = (receipt.owner, receipt.consumer, receipt.delivery)
         if half:
             if key in self._deliveries:
+                found.settled = True
                 found.proved.append("a receipt of the same delivery, signed by both, is in this file too")
         elif key in self._deliveries:
             found.wrong.append("another receipt signed by both is in this file for the same delivery")
@@ -1815,7 +1821,7 @@ def summary(report: Report) -> dict[str, Any]:
             }
             for each in report.organizations.values()
         ],
-        "receipts": {each: report.verdicts[each] for each in ("proved", "partly", "half", "wrong")},
+        "receipts": {each: report.verdicts[each] for each in _VERDICTS},
         "erased": [{"position": position, "said_to_be": said} for position, said in report.erased],
         "missing": report.missing,
         "unconfirmed": report.unconfirmed,
@@ -1870,6 +1876,8 @@ def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], No
     others = report.verdicts["partly"] + report.verdicts["half"] + report.verdicts["wrong"] - len(doubtful)
     if others > 0:
         print_line(f"… and {others:,} others that are not wholly proved: --json lists all.")
+    if report.verdicts["settled"]:
+        print_line(f"{report.verdicts['settled']:,} more were one side's word at first: both signed for them later.")
     for position, said in report.erased[:SHOWN]:
         print_line(
             f"Erased: position {position} of the log, said to have been a {said}. Only that it was there is proved."
@@ -1895,6 +1903,7 @@ _VERDICTS = {
     "proved": "proved",
     "partly": "signed by both, and not all of it is proved",
     "half": "one side's word only",
+    "settled": "one side's word; both signed for this delivery later",
     "wrong": "WRONG",
 }
 _ENDS = {
@@ -1965,7 +1974,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
                 matches.append(found)
         elif chosen.json:
             sys.stdout.write(json.dumps(describe(found)) + "\n")
-        elif found.verdict != "proved" and len(doubtful) < SHOWN:
+        elif found.verdict not in ("proved", "settled") and len(doubtful) < SHOWN:
             doubtful.append(found)
 
     def print_line(text: str) -> None:

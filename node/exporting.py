@@ -133,11 +133,18 @@ class _Chosen:
     signers: dict[Prefix, set[frozenset[str]]] = field(default_factory=dict)
     records: dict[bytes, tuple[Identifier, int]] = field(default_factory=dict)
     missing: list[tuple[str, str, str]] = field(default_factory=list)  # what, name, why
+    complete: set[bytes] = field(default_factory=set)  # digests of receipts that both signed
+    halves: dict[bytes, int] = field(default_factory=dict)
     size: int = 0
 
     def add(self, leaf: Leaf, envelope: Envelope, paper: Paper) -> None:
-        self.positions[leaf.kind].append(leaf.position)
         self.size += len(envelope.payload)
+        if leaf.kind == Kind.HALF_RECEIPT:
+            self.halves[envelope.digest] = leaf.position
+        else:
+            self.positions[leaf.kind].append(leaf.position)
+        if leaf.kind == Kind.RECEIPT:
+            self.complete.add(envelope.digest)
         keyids = frozenset(each.keyid for each in envelope.signatures)
         for prefix in _signed_by(paper):
             self.signers.setdefault(prefix, set()).add(keyids)
@@ -269,6 +276,14 @@ def _papers(connection: Connection, size: int) -> Iterator[tuple[Leaf, Envelope,
 
 
 def _choose(connection: Connection, size: int, selection: Selection) -> _Chosen:
+    chosen = _chosen(connection, size, selection)
+    # A half that the other side signed later says nothing that the whole receipt does not.
+    left = sorted(position for digest, position in chosen.halves.items() if digest not in chosen.complete)
+    chosen.positions[Kind.HALF_RECEIPT].extend(left)
+    return chosen
+
+
+def _chosen(connection: Connection, size: int, selection: Selection) -> _Chosen:
     chosen = _Chosen()
     if selection.everything:
         for leaf in log.leaves(connection, 0, size):

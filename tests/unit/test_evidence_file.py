@@ -377,6 +377,19 @@ def test_what_one_side_alone_says_is_not_an_error(year: Year, tmp_path: Path) ->
     assert any("after the end of the grant" in each for each in found[halves[0].digest.hex()].not_proved)
 
 
+def test_a_half_that_the_other_side_signed_later_is_not_shown_as_one(year: Year, tmp_path: Path) -> None:
+    record, same, other = year.record(), bytes([1] * 16), bytes([2] * 16)
+    for delivery, size in ((same, 5), (other, 4)):
+        year.receipt(record, half=year.north, delivery=delivery, unique_bytes=size)
+        year.receipt(record, delivery=delivery, unique_bytes=5)
+    exported = year.export(year.north, tmp_path / "file")
+    report, _ = verified(tmp_path / "file")
+    # The first half says what the receipt says; the second, that more went out, or less, than the other signed for.
+    assert (exported.receipts, exported.half_receipts, report.kinds["half-receipt"]) == (2, 1, 1)
+    assert report.verdicts == {"proved": 2, "settled": 1}
+    assert (report.exit_code, whats(report)) == (0, [])
+
+
 # Duties.
 
 

@@ -105,7 +105,7 @@ def test_json_is_one_document_a_line_and_the_file_is_the_last(year: Year, capsys
     assert verifier.main([str(year.folder / "86.north.txt"), "--json"]) == 0
     documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [each["document"] for each in documents] == ["receipt"] * 4 + ["file"]
-    assert documents[-1]["receipts"] == {"proved": 3, "partly": 0, "half": 1, "wrong": 0}
+    assert documents[-1]["receipts"] == {"proved": 3, "partly": 0, "half": 1, "settled": 0, "wrong": 0}
     assert {each["verdict"] for each in documents[:-1]} == {"proved", "half"}
     assert all(each["proved"] for each in documents[:-1])
 
