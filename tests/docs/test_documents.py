@@ -44,9 +44,18 @@ def test_every_error_class_is_in_the_table_of_errors() -> None:
 
 
 def test_every_listed_limit_is_the_one_in_the_code() -> None:
-    listed = {row[0]: int(row[1].replace(",", "")) for row in table(section("13"))}
+    rows = table(section("13"))
+    listed = {row[0]: int(row[1].replace(",", "")) for row in rows}
     assert listed
+    assert len(listed) == len(rows)
     assert listed == {name: getattr(limits, name, None) for name in listed}
+
+
+def test_every_limit_that_a_document_names_is_listed() -> None:
+    listed = {row[0] for row in table(section("13"))}
+    named = {word for path in DOCUMENTS for word in re.findall(r"`([A-Z][A-Z_]{5,})`", path.read_text())}
+    assert len(named) > 20
+    assert {word for word in named if hasattr(limits, word)} - listed == set()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
