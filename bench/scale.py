@@ -20,6 +20,7 @@ class Scale:
     records: tuple[int, ...] = (1_000, 100_000, 1_000_000)
     latency_calls: int = 1_000
     published: int = 50_000
+    appended: int = 50_000
     add_bytes: int = 4 * GIB
     add_files: int = 100_000
     add_file_bytes: int = 4 * 1024
@@ -36,6 +37,7 @@ SHORT = Scale(
     records=(1_000, 100_000),
     latency_calls=300,
     published=10_000,
+    appended=20_000,
     add_files=20_000,
     served_bytes=2 * GIB,
     large_runs=3,

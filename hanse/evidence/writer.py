@@ -94,18 +94,31 @@ class Writer:
             thread.join()
 
     def _run(self) -> None:
-        ended = False
+        expected, patience, ended = 1, 0.0, False
         while not ended:
-            works: list[_Work] = []
-            work = self._queue.get()
-            while work is not None:
-                works.append(work)
-                if len(works) == GROUP or self._queue.empty():
-                    break
-                work = self._queue.get()
-            ended = work is None
+            works, ended = self._gather(expected, patience)
             if works:
+                began = time.monotonic()
                 self._commit(works)
+                # Whoever was served now may come again at once. To wait a little for them makes half as many commits;
+                # who comes alone waits for nobody.
+                expected, patience = len(works) + self._queue.qsize(), (time.monotonic() - began) / 2
+
+    def _gather(self, expected: int, patience: float) -> tuple[list[_Work], bool]:
+        """Works for one commit, and whether they are the last; waits ``patience`` seconds for ``expected`` of them."""
+        works: list[_Work] = []
+        work = self._queue.get()
+        deadline = time.monotonic() + patience
+        while work is not None:
+            works.append(work)
+            if len(works) == GROUP:
+                return works, False
+            wait = deadline - time.monotonic() if len(works) < expected else 0
+            try:
+                work = self._queue.get(timeout=wait) if wait > 0 else self._queue.get_nowait()
+            except queue.Empty:
+                return works, False
+        return works, True
 
     def _commit(self, works: list[_Work]) -> None:
         try:
