@@ -1123,7 +1123,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """``wrong``; of a half ``settled``, when both signed for the delivery later, or ``half``; ``partly``; ``proved``."""
+        """``wrong``; of a half ``settled`` when both signed for it later, else ``half``; ``partly``; ``proved``."""
         if self.wrong:
             return "wrong"
         if self.half:
