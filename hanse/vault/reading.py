@@ -85,7 +85,7 @@ class LeasedElement(ElementFile):
         super().__init__(element)
         self._vault, self._lease = vault, lease
         self._stream = sealing.content(key, manifest_digest, index)
-        self._ends = time.monotonic() + lease.ends_at - vault.now
+        self._ends = time.monotonic() + vault.left(lease)
         with storage_errors("the vault"):
             self._descriptor = os.open(element_path(vault.folder / lease.name, index), _READ)
         try:
@@ -111,9 +111,10 @@ class LeasedElement(ElementFile):
         return super()._chunk(index)
 
     def _check_lease(self) -> None:
-        if time.monotonic() >= self._ends:
+        over = time.monotonic() >= self._ends
+        if over:
             self._vault.sweep()
-        if time.monotonic() >= self._ends or not self._vault.alive(self._lease):
+        if over or not self._vault.alive(self._lease):
             self._cache.clear()
             raise self._vault.over(self._lease.id)
 

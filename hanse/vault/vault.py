@@ -113,10 +113,13 @@ class Vault:
             "it again, as far as the grant allows"
         )
 
-    @property
-    def now(self) -> float:
-        """By the machine's clock, as ``Lease.ends_at`` is."""
-        return self._clock()
+    def left(self, lease: Lease) -> float:
+        """Seconds until it ends. Raises as ``key``."""
+        with self.evidence.reading() as connection:
+            row = leases.one(connection, lease.name)
+        if row is None or row.reason:
+            raise self.over(lease.id)
+        return row.expires_at - self.seen().lease
 
     def seen(self) -> Seen:
         """The clock of leases."""

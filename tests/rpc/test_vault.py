@@ -4,6 +4,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,18 @@ import pytest
 
 from hanse import limits, wire
 from hanse.client.client import Client
-from hanse.errors import Conflict, InvalidInput, NotFound, Revoked, WrongContent
+from hanse.client.identity import IDENTITY_KEY
+from hanse.errors import (
+    Conflict,
+    HomeInUse,
+    HomeUnusable,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    Revoked,
+    StorageFailed,
+    WrongContent,
+)
 from hanse.evidence.storage.log import Kind
 from hanse.model.envelope import PayloadType
 from hanse.model.identifier import Identifier
@@ -19,7 +31,7 @@ from hanse.model.papers import Deletion
 from hanse.signing import is_signed_by
 from hanse.vault import vault as vaults
 from hanse.wire_papers import decode_deletion
-from tests.leasing import Clock, found, grant_to, leased
+from tests.leasing import Clock, found, grant_to, keys_of, leased
 from tests.simulator import Organization, SimulatedLeague
 
 CANARY = b"kenari-7f3a91"
@@ -123,14 +135,14 @@ def test_the_same_again_is_there_already(scene: Scene) -> None:
 
 
 def test_at_its_time_the_key_is_gone_and_the_deletion_is_signed(scene: Scene) -> None:
-    grant = grant_to(scene.client, scene.north, "trial", delete_after=100)
+    grant = grant_to(scene.client, scene.north, "trial", delete_after=1000)
     leased(scene.client, "86.north/trial", grant)
     (path,) = (scene.home / "vault/keys").iterdir()
     key = path.read_bytes()
-    scene.clock.ahead += 99
+    scene.clock.ahead += 940
     assert scene.read("middle") == FOLDER["middle"]
     assert scene.deletions() == []
-    scene.clock.ahead += 2
+    scene.clock.ahead += 61
     with pytest.raises(NotFound, match=r"was deleted on .* \(expired\)"):
         scene.read("middle")
     assert not found(scene.home, CANARY, key)
@@ -163,6 +175,18 @@ def test_whoever_reads_when_it_ends_reads_no_further(scene: Scene) -> None:
         file.seek(2 * limits.MIB)
         with pytest.raises(NotFound, match="asked for"):
             file.read(10)
+
+
+def test_whoever_reads_when_its_time_comes_reads_no_further(scene: Scene) -> None:
+    grant = grant_to(scene.client, scene.north, "x", delete_after=3)
+    leased(scene.client, "86.north/x", grant)
+    with scene.client.open("86.north/x") as file:
+        assert file.read(10) == LARGE[:10]
+        time.sleep(3)
+        file.seek(2 * limits.MIB)
+        with pytest.raises(NotFound, match="expired"):
+            file.read(10)
+    assert not (scene.home / "vault").exists()
 
 
 def test_a_clock_that_is_set_back_prolongs_nothing(scene: Scene) -> None:
@@ -309,6 +333,113 @@ def test_keys_that_belong_to_nothing_are_removed(scene: Scene) -> None:
     assert not stray.exists()
     assert not (scene.home / "vault" / ("0" * 32)).exists()
     assert scene.read(id="86.north/x") == LARGE
+
+
+def test_on_a_full_disk_the_key_goes_all_the_same(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    grant = grant_to(scene.client, scene.north, "x", delete_after=100)
+    leased(scene.client, "86.north/x", grant)
+    scene.client.leases()
+    scene.clock.ahead += 101
+    vault = scene.client.vault
+    seen = vault.seen()
+    monkeypatch.setattr(vault, "seen", lambda: seen)
+
+    def full(_: object) -> None:
+        raise NoSpace("no space left on the disk")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(scene.client.evidence, "change", full)
+        with pytest.raises(NoSpace):
+            vault.sweep()
+        assert not keys_of(scene.home)
+        assert not scene.deletions()
+    vault.sweep()
+    assert not (scene.home / "vault").exists()
+    assert len(scene.deletions()) == 1
+
+
+def test_without_the_passphrase_the_key_goes_and_the_word_of_it_follows(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = grant_to(scene.client, scene.north, "x", delete_after=100)
+    leased(scene.client, "86.north/x", grant)
+    scene.client.identity.home.write_secret(IDENTITY_KEY, scene.client.identity.signing_key.to_pem("secret"))
+    scene.clock.ahead += 101
+    with pytest.raises(HomeUnusable, match="HANSE_PASSPHRASE"):
+        Client(scene.home, clock=scene.clock)
+    assert not keys_of(scene.home)
+    assert not found(scene.home, CANARY)
+    assert not scene.deletions()
+    monkeypatch.setenv("HANSE_PASSPHRASE", "secret")
+    Client(scene.home, clock=scene.clock).close()
+    assert not (scene.home / "vault").exists()
+    assert [each.reason for each in scene.deletions()] == ["expired"]
+
+
+def test_many_who_sweep_at_once_sign_once(scene: Scene) -> None:
+    grant = grant_to(scene.client, scene.north, "x", "trial", delete_after=100)
+    for element in (NAME, "middle", "large"):
+        leased(scene.client, "86.north/trial", grant, element)
+    scene.clock.ahead += 101
+    with ThreadPoolExecutor(8) as pool:
+        clients = list(pool.map(lambda _: Client(scene.home, clock=scene.clock), range(8)))
+    for each in clients:
+        each.close()
+    assert not (scene.home / "vault").exists()
+    assert len(scene.deletions()) == 3
+
+
+def test_the_same_is_not_fetched_twice_at_once(scene: Scene) -> None:
+    grant = grant_to(scene.client, scene.north, "x")
+    node, met = scene.north.node, []
+    assert node is not None
+
+    def meanwhile(parts: Iterator[bytes]) -> Iterator[bytes]:
+        with pytest.raises(HomeInUse, match="another process is fetching"):
+            leased(scene.client, "86.north/x", grant)
+        met.append(True)
+        yield from parts
+
+    node.lies["fetch"] = meanwhile
+    leased(scene.client, "86.north/x", grant)
+    assert met
+    assert scene.read(id="86.north/x") == LARGE
+
+
+def test_a_fetch_that_is_ended_while_it_runs_keeps_nothing(scene: Scene) -> None:
+    grant = grant_to(scene.client, scene.north, "trial")
+    node = scene.north.node
+    assert node is not None
+    node.message_bytes = 20_000
+
+    def ended(parts: Iterator[bytes]) -> Iterator[bytes]:
+        for number, part in enumerate(parts):
+            if number == 100:
+                assert scene.client.vault.end(Identifier.parse("86.north/trial")) == 1
+            yield part
+
+    node.lies["fetch"] = ended
+    with pytest.raises((NotFound, StorageFailed)):
+        leased(scene.client, "86.north/trial", grant)
+    scene.client.vault.sweep()
+    assert not (scene.home / "vault").exists()
+    assert not found(scene.home, CANARY)
+    assert [each.reason for each in scene.deletions()] == ["asked for"]
+
+
+def test_deletions_are_listed_until_their_owner_has_them(scene: Scene) -> None:
+    grant = grant_to(scene.client, scene.north, "x", "trial")
+    for id in ("86.north/x", "86.north/trial"):
+        leased(scene.client, id, grant)
+        scene.client.vault.end(Identifier.parse(id))
+    evidence = scene.client.evidence
+    first, second = vaults.undelivered(evidence, scene.north.prefix)
+    assert vaults.owners_waiting(evidence) == [scene.north.prefix]
+    assert vaults.undelivered(evidence, scene.client.identity.prefix) == []
+    vaults.delivered(evidence, [first])
+    assert vaults.undelivered(evidence) == [second]
+    vaults.delivered(evidence, [first, second])
+    assert vaults.owners_waiting(evidence) == []
 
 
 def test_no_file_is_written_for_what_is_leased(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
