@@ -20,6 +20,7 @@ from hanse.signing import SigningKey, sign
 from tests.evidence import Member
 
 APPENDING_THREADS = 64
+ASKED_OBJECTS = 20
 
 
 def measure(scale: Scale, folder: Path) -> Iterator[Row]:
@@ -46,7 +47,33 @@ def appending(scale: Scale, folder: Path) -> Iterator[Row]:
     )
 
 
-FIGURES: tuple[Callable[[Scale, Path], Iterator[Row]], ...] = (appending,)
+def asking(scale: Scale, folder: Path) -> Iterator[Row]:
+    runs = []
+    with ours.league(folder / "asking", "86.north") as league:
+        north = league.nodes["86.north"]
+        path = folder / "visits.csv"
+        path.write_bytes(os.urandom(10_240))
+        ids = [north.json("add", path, "--id", f"asked-{number}")["id"] for number in range(ASKED_OBJECTS)]
+        for id in ids:
+            north.command("terms", id, "--on-request", "--duty", "attribute=North Hospital")
+        north.published()
+        for number in range(scale.runs):
+            consumer = league.join(f"86.acme-{number}", serve=False)
+            runs.append(ours.module_seconds("bench.asking", consumer.home, scale.asked, *ids))
+            say(f"    {number + 1}/{scale.runs} asking: {runs[-1]:.1f} ms")
+    yield Row(
+        "request to first byte, granted by the terms",
+        "–",
+        Target(50, at_least=False, unit="ms"),
+        tuple(runs),
+        unit="ms",
+        how=f"`Client.open(id, purpose=...)` and a first byte, median of {scale.asked} requests for {ASKED_OBJECTS} "
+        "objects of 10 KiB by a fresh process on a kept connection; request and grant are signed, verified and durable "
+        "on both sides; receipts on",
+    )
+
+
+FIGURES: tuple[Callable[[Scale, Path], Iterator[Row]], ...] = (appending, asking)
 
 
 def receipts(count: int) -> list[bytes]:

@@ -21,6 +21,7 @@ class Scale:
     latency_calls: int = 1_000
     published: int = 50_000
     appended: int = 50_000
+    asked: int = 200
     add_bytes: int = 4 * GIB
     add_files: int = 100_000
     add_file_bytes: int = 4 * 1024
@@ -38,6 +39,7 @@ SHORT = Scale(
     latency_calls=300,
     published=10_000,
     appended=20_000,
+    asked=60,
     add_files=20_000,
     served_bytes=2 * GIB,
     large_runs=3,
