@@ -26,7 +26,7 @@ class Reading:
 
     @classmethod
     def now(cls, clock: Callable[[], float] = time.time) -> "Reading":
-        return cls(clock(), _boot(), time.clock_gettime(_UPTIME))
+        return cls(clock(), _boot(), uptime())
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,11 @@ def advance(seen: Seen | None, now: Reading) -> Seen:
     return Seen(seen.lease + passed, now)
 
 
-# Also counts while the machine sleeps, where the system has such a clock.
+def uptime() -> float:
+    """Seconds of this run of the machine; those that it slept too, where the system counts them."""
+    return time.clock_gettime(_UPTIME)
+
+
 _UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 

@@ -9,7 +9,6 @@ Nothing is written anywhere. A lease that ends while somebody reads ends the rea
 import contextlib
 import io
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from hanse.model.identifier import Identifier
 from hanse.model.lease import Lease
 from hanse.model.manifest import Element
 from hanse.sealing import NONCE_BYTES
+from hanse.vault.clock import uptime
 from hanse.vault.leasing import damaged, element_path, leaves_path, read_head
 from hanse.vault.vault import Vault
 
@@ -85,7 +85,7 @@ class LeasedElement(ElementFile):
         super().__init__(element)
         self._vault, self._lease = vault, lease
         self._stream = sealing.content(key, manifest_digest, index)
-        self._ends = time.monotonic() + vault.left(lease)
+        self._ends = uptime() + vault.left(lease)
         with storage_errors("the vault"):
             self._descriptor = os.open(element_path(vault.folder / lease.name, index), _READ)
         try:
@@ -111,7 +111,7 @@ class LeasedElement(ElementFile):
         return super()._chunk(index)
 
     def _check_lease(self) -> None:
-        over = time.monotonic() >= self._ends
+        over = uptime() >= self._ends
         if over:
             self._vault.sweep()
         if over or not self._vault.alive(self._lease):

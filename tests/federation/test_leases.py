@@ -198,6 +198,50 @@ def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(
     assert not (scene.acme.home / "vault").exists()
 
 
+@pytest.mark.timeout(600)
+def test_a_daemon_that_is_killed_when_something_expires_has_it_finished_by_the_next(
+    scene: Scene, tmp_path: Path
+) -> None:
+    id = scene.wrapped(6)
+    scene.fetch(id)
+    (key,) = keys_of(scene.acme.home)
+    home, copy, chance = scene.acme.home, tmp_path / "copy", random.Random(5)
+    shutil.copytree(home, copy)
+    time.sleep(6)
+    for _ in range(5):
+        restored(home, copy)
+        scene.acme.process.start(wait=False)
+        until(lambda: not keys_of(home), "the daemon to sweep") if chance.random() < 0.5 else time.sleep(
+            chance.random()
+        )
+        scene.acme.kill()
+        assert not (keys_of(home) == [key] and signed(home))
+        scene.acme.start()
+        until(lambda: signed(home) == 1 and not (home / "vault").exists(), "the next daemon to finish")
+        assert not scene.traces(key)
+        scene.acme.kill()
+        assert signed(home) == 1
+
+
+def test_it_is_not_written_to_a_terminal_unasked(scene: Scene) -> None:
+    id = scene.wrapped(LONG)
+    scene.fetch(id)
+    argv = [sys.executable, "-m", "node.cli", "open", id, "--element", "small", "--home", str(scene.acme.home)]
+    for more, code, shown in (((), 2, False), (("-o", "-"), 0, True)):
+        ours, theirs = os.openpty()
+        with subprocess.Popen(
+            [*argv, *more], stdout=theirs, stderr=subprocess.PIPE, cwd=ROOT, env=environment()
+        ) as process:  # fmt: skip
+            os.close(theirs)
+            seen = b""
+            with contextlib.suppress(OSError):  # the terminal's end
+                while part := os.read(ours, 4096):
+                    seen += part
+            os.close(ours)
+            assert process.wait(60) == code
+        assert (MARK.encode() in seen) == shown
+
+
 # Of the sweep's own work: the key is overwritten and removed, files are removed, rows and leaves are committed.
 INSTANTS = [
     *(("fsync", number) for number in (1, 2, 3)),
