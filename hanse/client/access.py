@@ -196,7 +196,7 @@ def best_grant(evidence: Evidence, identifier: Identifier, now: int, purposes: S
     """
     who = evidence.identity()
     with evidence.reading() as connection:
-        rows = storage.grants_for(connection, identifier, holder=who.prefix)
+        rows = storage.grants_for(connection, identifier, holder=who.prefix, now=now)
         usable = [
             (row, grant)
             for row in rows

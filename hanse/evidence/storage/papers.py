@@ -141,11 +141,15 @@ def numbered(connection: Connection, number: int, *, ours: bool) -> RequestRow |
 def requests(
     connection: Connection, *, ours: bool, waiting: bool = False, about: Identifier | None = None
 ) -> list[RequestRow]:
-    """Newest first."""
+    """Newest first. ``about``: of ours, those for that object."""
+    where, values = ["ours = ?"], [str(int(ours))]
+    if waiting:
+        where.append("state = 'waiting'")
+    if about is not None:
+        where.append("peer = ? AND object = ?")
+        values += [str(about.prefix), about.key]
     rows = connection.execute(
-        f"SELECT {_REQUEST} FROM request WHERE ours = ? AND (? OR state = 'waiting') AND (? OR object = ?) "
-        "ORDER BY number DESC",
-        (int(ours), int(not waiting), int(about is None), about.key if about else ""),
+        f"SELECT {_REQUEST} FROM request WHERE {' AND '.join(where)} ORDER BY number DESC", values
     )
     return [_request(row) for row in rows]
 
@@ -245,13 +249,16 @@ def grants(
 
 
 def grants_for(
-    connection: Connection, about: Identifier, *, holder: Prefix, maker: Prefix | None = None
+    connection: Connection, about: Identifier, *, holder: Prefix, maker: Prefix | None = None, now: int | None = None
 ) -> list[GrantRow]:
-    """Those that name the object, newest first."""
+    """Those that name the object, newest first; with ``now``, without those that are over or revoked themselves."""
     where, values = _filters(maker=maker, holder=holder)
+    if now is not None:
+        where += f" AND revoked_at IS NULL AND (valid_until IS NULL OR valid_until > {int(now)})"
     rows = connection.execute(
         f"SELECT {', '.join(f'grant_.{each}' for each in _GRANT.split(', '))} FROM grant_object "
-        f"JOIN grant_ ON grant_.digest = grant_object.digest WHERE object = ? AND {where} ORDER BY grant_.at DESC, grant_.digest",
+        f"JOIN grant_ ON grant_.digest = grant_object.digest WHERE object = ? AND {where} "
+        "ORDER BY grant_.at DESC, grant_.digest",
         (about.key, *values),
     )
     return [_grant(row) for row in rows]
