@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import hanse
-from hanse import limits
+from hanse import limits, verifier
 from hanse.errors import BY_REASON
 from hanse.evidence.storage.log import Kind
 from hanse.model.envelope import PayloadType
+from hanse.model.terms import Duty, DutyKind
 from hanse.v1 import node_pb2, registry_pb2
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -87,6 +88,18 @@ def test_every_payload_type_is_listed(kind: PayloadType) -> None:
 
 def test_every_kind_of_leaf_of_the_log_is_listed() -> None:
     assert [row[0] for row in table(section("18").split("### 18.2")[0])] == [kind.value for kind in Kind]
+
+
+def test_every_kind_of_line_of_an_evidence_file_is_listed_in_its_order() -> None:
+    rows = table(section("20").split("### 20.2")[1])
+    assert [kind.strip("` ") for row in rows for kind in row[0].split(",")] == list(verifier.KINDS)
+
+
+def test_how_each_duty_is_enforced_is_what_the_commands_say() -> None:
+    told = {kind.strip("` "): row[1] for row in table(section("19")) for kind in row[0].split(",")}
+    for kind in DutyKind:
+        duty = Duty(kind, int(kind is DutyKind.DELETE_AFTER), "x" * (kind in (DutyKind.ATTRIBUTE, DutyKind.OTHER)))
+        assert told[kind.name].startswith(duty.enforcement.value), kind
 
 
 def test_sections_and_decisions_are_counted_without_a_gap() -> None:
