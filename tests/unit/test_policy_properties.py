@@ -1,5 +1,6 @@
 """What must hold of every decision: a plain reading agrees with Cedar; less terms, less grants, never allow more."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -321,6 +322,34 @@ def test_what_is_within_never_allows_more(first: Conditions, wide: Conditions, d
     owed = [duty for duty in wide.duties if duty not in narrow.duties]
     assert all(duty.seconds and (narrow.delete_after or 0) <= duty.seconds for duty in owed)
     assert not narrow.pass_on or wide.pass_on
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        ("operations", [(Operation.DESCRIBE, Operation.FETCH), (Operation.DESCRIBE,), (Operation.FETCH,)]),
+        ("valid_from", [None, NOW, NOW + 1]),
+        ("valid_until", [None, NOW, NOW + 1]),
+        ("max_fetches", [None, 1, 2]),
+        ("max_bytes", [None, 1, 2]),
+    ],
+)
+def test_of_two_that_differ_in_one_part_what_is_within_never_allows_more(part: str, values: list[object]) -> None:
+    asked = [
+        Asked(Caller(ACME, KEYS[0]), operation, TRIAL, now, usage=(Usage(used, used),))
+        for operation in Operation
+        for now in (NOW - 1, NOW, NOW + 1)
+        for used in (0, 1, 2)
+    ]
+
+    def answers(value: object) -> list[bool]:
+        one = grant(NORTH, ACME, Conditions(**{part: value}))  # type: ignore[arg-type]
+        return [decide(replace(each, grant=one, chain=(one,)), Terms()).allowed for each in asked]
+
+    for narrow, wide in itertools.product(values, values):
+        less_or_equal = all(a <= b for a, b in zip(answers(narrow), answers(wide), strict=True))
+        within = Conditions(**{part: narrow}).is_within(Conditions(**{part: wide}))  # type: ignore[arg-type]
+        assert within == less_or_equal
 
 
 @given(conditions(), st.data())
