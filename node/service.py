@@ -401,7 +401,6 @@ class NodeService(grpc.GenericRpcHandler):
             owner=self._prefix,
             unlisted=wrapped.unlisted if wrapped else True,
         )
-        contact = self._contact() or str(self._prefix)
         if wrapped is not None and not decision.visible and isinstance(failure, Revoked):
             return failure, failure.reason.lower(), None  # whoever held a grant for it knows of it
         if not decision.visible or wrapped is None:
@@ -411,6 +410,7 @@ class NodeService(grpc.GenericRpcHandler):
         if not decision.allowed:
             if failure is not None:
                 return failure, failure.reason.lower(), None
+            contact = self._contact() or str(self._prefix)
             way = f" with `hanse request {wrapped.id}`" if decision.error is GrantNeeded else ""
             return decision.error(f"{caller.prefix} may not read {wrapped.id}: ask {contact}{way}"), decision.why, None
         return None, decision.why, held

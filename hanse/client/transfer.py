@@ -18,12 +18,16 @@ from hanse.merkle import EMPTY_ROOT, root
 from hanse.model.manifest import Element
 
 _QUEUED = 8  # messages between the two threads
+_AT_ONCE_BYTES = 256 * limits.KIB  # so little comes in a message or two: a thread would cost more
 # For a larger write the kernel looks for larger runs of free memory, which cost up to four times as much (measured).
 _WRITE_BYTES = 256 * limits.KIB
 
 
 class Incoming:
-    """Exactly ``asked`` bytes, received in a thread of their own. Raises what the stream raises, and WrongContent."""
+    """Exactly ``asked`` bytes, received in a thread of their own if they are many.
+
+    Raises what the stream raises, and WrongContent.
+    """
 
     def __init__(self, stream: Stream[Buffer], asked: int) -> None:
         self._stream = stream
@@ -32,8 +36,11 @@ class Incoming:
         self._view = memoryview(b"")
         self._at = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._receive, name="hanse-receive", daemon=True)
-        self._thread.start()
+        self._received = 0
+        self._thread: threading.Thread | None = None
+        if asked > _AT_ONCE_BYTES:
+            self._thread = threading.Thread(target=self._receive, name="hanse-receive", daemon=True)
+            self._thread.start()
 
     def take(self, length: int) -> list[memoryview]:
         """The next bytes, as they lie in the messages: no copy."""
@@ -54,7 +61,7 @@ class Incoming:
 
     def end(self) -> None:
         """That nothing follows. Raises WrongContent."""
-        found = self._queue.get()
+        found = self._found()
         if isinstance(found, HanseError):
             raise found
         if found is not None or self._at != len(self._view):
@@ -67,14 +74,27 @@ class Incoming:
     def close(self) -> None:
         self._closed = True
         self._stream.cancel()
-        while self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive():
             with contextlib.suppress(queue.Empty):  # it may wait for room
                 while True:
                     self._queue.get_nowait()
             self._thread.join(0.02)
 
+    def _found(self) -> memoryview | HanseError | None:
+        """The next message, or how it ended."""
+        if self._thread is not None:
+            return self._queue.get()
+        for message in self._stream:
+            self._received += len(message)
+            if self._received > self._asked:
+                self._stream.cancel()
+                return WrongContent("the node sent more bytes than it was asked for")
+            if message:
+                return memoryview(message)
+        return None
+
     def _next(self) -> None:
-        found = self._queue.get()
+        found = self._found()
         if isinstance(found, HanseError):
             raise found
         if found is None:

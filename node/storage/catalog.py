@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from hanse import wire
@@ -27,6 +28,7 @@ from node.storage.migrations import MIGRATIONS
 from node.storage.outbox import ORGANIZATION, Outbox, enqueue, resign
 
 ROWS = 2000  # read at once by what streams
+_PARSED = 512  # rows that were parsed and are kept so: what many fetch is read at each call
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +358,7 @@ def _object_row(wrapped: WrappedObject) -> tuple[object, ...]:
     )
 
 
+@lru_cache(_PARSED)
 def _object(row: tuple[str, str, bytes, str, str, str, int, int, str, int, int, int]) -> WrappedObject:
     id, kind, path, type, metadata, terms, unlisted, list_elements, hidden, current, withdrawn, created_at = row
     return WrappedObject(
@@ -381,6 +384,7 @@ def _terms(text: str) -> Terms:
     return Terms.opened() if said["open"] else Terms.allowing(said["allowed"])
 
 
+@lru_cache(_PARSED)
 def _version(
     row: tuple[str, int, bytes, bytes | None, bytes | None, int, int, int, bytes | None, int, int],
 ) -> StoredVersion:

@@ -98,7 +98,7 @@ class Known:
 
     def organization(self, prefix: Prefix) -> VerifiedOrganization | None:
         """The pin of an organization; its own signature is checked again."""
-        with self._transaction() as db:
+        with self._reading() as db:
             row = db.execute("SELECT envelope FROM organization WHERE prefix = ?", (str(prefix),)).fetchone()
         if row is None:
             return None
@@ -116,7 +116,7 @@ class Known:
             )
 
     def told_key(self, prefix: Prefix) -> KeyId | None:
-        with self._transaction() as db:
+        with self._reading() as db:
             row = db.execute("SELECT key_id FROM told_key WHERE prefix = ?", (str(prefix),)).fetchone()
         return KeyId(row[0]) if row else None
 
@@ -133,7 +133,7 @@ class Known:
                 db.execute("DELETE FROM record WHERE prefix = ?", (str(prefix),))
 
     def record(self, identifier: Identifier) -> Cached | None:
-        with self._transaction() as db:
+        with self._reading() as db:
             row = db.execute(
                 "SELECT envelope, version, digest, origin, checked_at FROM record WHERE key = ?", (identifier.key,)
             ).fetchone()
@@ -185,6 +185,12 @@ class Known:
                 "INSERT OR REPLACE INTO membership VALUES (1, ?, ?, ?)",
                 (wire.encode_envelope(head), members, checked_at),
             )
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """For one statement."""
+        with self._lock, _storage(self._path):
+            yield self._connection
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
