@@ -175,7 +175,8 @@ class Settling:
         """Checkpoints of both logs. That the peer's log contradicts itself is kept, and does not undo receipts."""
         if not request.checkpoint:
             return
-        shown = peers.Shown(request.checkpoint, tuple(request.consistency), request.since_size, request.seen_size)
+        proof, seen = tuple(request.consistency), request.seen_size
+        shown = peers.Shown(request.checkpoint, proof, request.since_size, seen, request.seen_checkpoint)
         try:
             self._of(caller, lambda org: peers.accept(self._evidence, caller.prefix, org, shown))
         except BrokenChain as error:
@@ -183,7 +184,7 @@ class Settling:
         except HanseError as error:
             log.warning("checkpoint.refused", peer=str(caller.prefix), error=str(error))
         ours = peers.offer(self._evidence, caller.prefix, request.seen_size)
-        response.checkpoint, response.seen_size = ours.note, ours.seen
+        response.checkpoint, response.seen_size, response.seen_checkpoint = ours.note, ours.seen, ours.seen_note
         response.consistency.extend(ours.proof)
 
     # What nobody settled.

@@ -215,7 +215,8 @@ class Peer:
         """(what was signed, or why not) of each paper, and what the owner shows of its log; nothing of it verified."""
         message = node_pb2.SettleRequest(papers=[wire.envelope_to_message(each) for each in papers])
         if shown is not None:
-            message.checkpoint, message.since_size, message.seen_size = shown.note, shown.since, shown.seen
+            message.checkpoint, message.since_size = shown.note, shown.since
+            message.seen_size, message.seen_checkpoint = shown.seen, shown.seen_note
             message.consistency.extend(shown.proof)
         response = self._one("Settle", message, node_pb2.SettleResponse.FromString)
         if len(response.settled) != len(papers):
@@ -226,7 +227,8 @@ class Peer:
         ]
         if shown is None or not response.checkpoint:
             return answers, None
-        return answers, Shown(response.checkpoint, tuple(response.consistency), shown.seen, response.seen_size)
+        proof, seen = tuple(response.consistency), response.seen_size
+        return answers, Shown(response.checkpoint, proof, shown.seen, seen, response.seen_checkpoint)
 
     def _one(self, method: str, request: Any, parse: Callable[[bytes], T]) -> T:
         """A call of one message each way."""

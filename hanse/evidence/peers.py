@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hanse import limits
-from hanse.errors import BrokenChain, WrongContent
+from hanse.errors import BrokenChain, VerificationFailed, WrongContent
 from hanse.evidence import proofs
 from hanse.evidence.checkpoint import MOST_LEAVES, Checkpoint, is_by, origin, parse, read, sign
 from hanse.evidence.evidence import Evidence
@@ -26,24 +26,30 @@ from hanse.merkle import EMPTY_ROOT, verify_consistency
 from hanse.model.identifier import Prefix
 from hanse.model.keys import PublicKey
 from hanse.model.organization import OrganizationRecord
+from hanse.storage.database import Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
     """What one side shows of its log: its newest signed checkpoint and the ``proof`` that it continues ``since``.
 
-    ``seen``: how large the sender has seen the receiver's log. Sizes are numbers of leaves.
+    ``seen``: how large the sender has seen the receiver's log, and ``seen_note`` the receiver's own word for it. Sizes
+    are numbers of leaves.
     """
 
     note: str
     proof: tuple[bytes, ...]
     since: int
     seen: int
+    seen_note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A peer says it has seen ``seen`` leaves of our log, which had fewer. It may be wrong, or lie."""
+    """A peer has seen ``seen`` leaves of our log, which had fewer or others.
+
+    It showed the checkpoint that we signed, or it merely says so: then it may be wrong, or lie.
+    """
 
     prefix: str
     seen: int
@@ -70,7 +76,7 @@ def offer(evidence: Evidence, peer: Prefix, since: int | None = None) -> Shown:
         start = since if since is not None else held.told_size if held else 0
         # Of a log that was larger once, nothing can be proved: the peer will notice, and so shall we.
         proof = proofs.consistency(connection, start, size) if start <= size else ()
-    return Shown(note, proof, start, held.size if held else 0)
+    return Shown(note, proof, start, held.size, held.note) if held else Shown(note, proof, start, 0)
 
 
 def accept(
@@ -80,17 +86,23 @@ def accept(
 
     Raises BrokenChain after it kept both notes, BadSignature, WrongContent.
     """
-    broken = evidence.change(lambda change: take(change, peer, organization, shown, asked))
+    told = _told(evidence, shown.seen_note)
+    broken = evidence.change(lambda change: take(change, peer, organization, shown, asked, told))
     if broken is not None:
         raise broken
 
 
 def take(
-    change: Change, peer: Prefix, organization: OrganizationRecord, shown: Shown, asked: int | None = None
+    change: Change,
+    peer: Prefix,
+    organization: OrganizationRecord,
+    shown: Shown,
+    asked: int | None = None,
+    told: Checkpoint | None = None,
 ) -> BrokenChain | None:
     """``accept`` within a change: what is returned is to be raised after it, or the notes are not kept.
 
-    Raises BadSignature, WrongContent.
+    ``told``: what we signed once, given back. Raises BadSignature, WrongContent.
     """
     if len(shown.proof) > limits.CONSISTENCY_HASHES:
         raise WrongContent("a proof of consistency is longer than any log needs")
@@ -98,7 +110,7 @@ def take(
     connection = change.connection
     held = peers.held(connection, str(peer))
     seen = min(shown.seen, MOST_LEAVES)
-    lost = max(held.lost_size if held else 0, seen if seen > log.size(connection) else 0)
+    lost = max(held.lost_size if held else 0, _lost(connection, seen, told))
     if held is None:
         peers.hold(connection, str(peer), Held(newer.size, shown.note, change.now, seen, lost))
         return None
@@ -129,6 +141,24 @@ def losses(evidence: Evidence) -> tuple[Lost, ...]:
             for prefix, held in peers.all_held(connection)
             if held.lost_size or held.told_size > size
         )
+
+
+def _told(evidence: Evidence, note: str) -> Checkpoint | None:
+    """A checkpoint of our own, if it is one: of what others made up, or earlier keys signed, nothing follows."""
+    identity = evidence.identity()
+    keys = [key.public for key in (identity.signing_key, identity.previous_key) if key is not None]
+    try:
+        return read(note, origin(identity.prefix), keys)
+    except VerificationFailed:
+        return None
+
+
+def _lost(connection: Connection, seen: int, told: Checkpoint | None) -> int:
+    """How large our log was once, if it is not that log any more; else 0."""
+    size = log.size(connection)
+    if told is not None and (told.size > size or proofs.root_at(connection, told.size) != told.root):
+        return max(seen, told.size) if seen > size else told.size
+    return seen if seen > size else 0
 
 
 def _contradiction(held: Held, newer: Checkpoint, shown: Shown, asked: int | None, now: int) -> str:

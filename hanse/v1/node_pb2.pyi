@@ -388,12 +388,15 @@ class SettleRequest(_message.Message):
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SEEN_SIZE_FIELD_NUMBER: _builtins.int
     SINCE_SIZE_FIELD_NUMBER: _builtins.int
+    SEEN_CHECKPOINT_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """The caller's newest checkpoint: a signed note."""
     seen_size: _builtins.int
     """Size of the other side's log, as far as the caller has seen it."""
     since_size: _builtins.int
     """The size that the proof starts from: what the other side said last that it has seen."""
+    seen_checkpoint: _builtins.str
+    """The signed note of seen_size, given back: whoever lost the end of its log learns of it."""
     @_builtins.property
     def papers(self) -> _containers.RepeatedCompositeFieldContainer[_envelope_pb2.Envelope]:
         """Receipts signed by the consumer, and Deletions."""
@@ -410,10 +413,11 @@ class SettleRequest(_message.Message):
         consistency: _abc.Iterable[_builtins.bytes] | None = ...,
         seen_size: _builtins.int = ...,
         since_size: _builtins.int = ...,
+        seen_checkpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "papers", b"papers", "seen_size", b"seen_size", "since_size", b"since_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "papers", b"papers", "seen_checkpoint", b"seen_checkpoint", "seen_size", b"seen_size", "since_size", b"since_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -427,8 +431,10 @@ class SettleResponse(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SEEN_SIZE_FIELD_NUMBER: _builtins.int
+    SEEN_CHECKPOINT_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     seen_size: _builtins.int
+    seen_checkpoint: _builtins.str
     @_builtins.property
     def settled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Settled]:
         """To each paper, in its order."""
@@ -444,10 +450,11 @@ class SettleResponse(_message.Message):
         checkpoint: _builtins.str = ...,
         consistency: _abc.Iterable[_builtins.bytes] | None = ...,
         seen_size: _builtins.int = ...,
+        seen_checkpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "seen_size", b"seen_size", "settled", b"settled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "seen_checkpoint", b"seen_checkpoint", "seen_size", b"seen_size", "settled", b"settled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,8 +88,8 @@ def status(session: Session) -> None:
     )
 
 
-_LOST = "Our log had fewer then: evidence.db seems to be an old backup. What it lacks, that peer still has."
-_FORKED = "It signed two histories of its log: what it says of deliveries proves little. Both are kept: see --json."
+_LOST = "Our log does not have them any more: evidence.db seems to be an old backup. That peer still has its papers."
+_FORKED = "What it signed of its log now and before do not fit together: it proves little. Both are kept, see --json."
 _STANDINGS = {None: "not known: the registry has not answered yet", False: "good", True: "SUSPENDED"}
 
 

@@ -1,5 +1,6 @@
 """The log of a real home: `hanse check` and `hanse status` tell of what was done to it."""
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from hanse.client.identity import MARKER, Identity
 from hanse.evidence import peers
-from hanse.evidence.checkpoint import Checkpoint, origin, sign
+from hanse.evidence.checkpoint import Checkpoint, origin, parse, sign
 from hanse.evidence.evidence import FILE, Evidence
 from hanse.evidence.peers import Shown
 from hanse.home import Home
@@ -20,9 +21,14 @@ pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("log")]
 
 
 @pytest.fixture(scope="module")
-def north(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with League(tmp_path_factory.mktemp("league")) as league:
-        yield league.join("86.north", serve=False)
+def league(tmp_path_factory: pytest.TempPathFactory) -> Iterator[League]:
+    with League(tmp_path_factory.mktemp("league")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def north(league: League) -> Node:
+    return league.join("86.north", serve=False)
 
 
 def evidence_of(node: Node) -> Evidence:
@@ -76,5 +82,46 @@ def test_status_tells_of_forked_peers_and_of_what_our_own_log_lost(north: Node, 
     assert [(each["prefix"], each["first"], each["second"]) for each in told["forks"]] == [("86.acme", *notes)]
     assert told["log_losses"] == [{"prefix": "86.acme", "seen": 1_000_000}]
     shown = north.command("status").stdout
-    assert "86.acme has seen 1,000,000 entries. Our log had fewer then" in shown
-    assert "by 86.acme. It signed two histories of its log" in shown
+    assert "86.acme has seen 1,000,000 entries. Our log does not have them any more" in shown
+    assert "by 86.acme. What it signed of its log now and before do not fit together" in shown
+
+
+def test_an_owner_restored_from_an_old_backup_is_noticed_by_its_peer_and_by_itself(
+    league: League, tmp_path: Path
+) -> None:
+    owner, consumer = league.join("86.owner"), league.join("86.consumer", serve=False)
+    (tmp_path / "data").write_bytes(b"a,b\n")
+    owner.command("add", tmp_path / "data", "--id", "data", "--open")
+    owner.published()
+    backup = tmp_path / "backup"
+
+    def fetch(number: int) -> None:
+        consumer.command("fetch", "86.owner/data", "-o", tmp_path / f"got-{number}")
+
+    fetch(1)
+    assert owner.process is not None
+    assert owner.process.terminate() == 0
+    shutil.copyfile(owner.home / FILE, backup)
+    owner.start()
+    fetch(2)
+    seen = consumer.json("status")
+    assert (seen["forks"], seen["log_losses"]) == ([], [])
+    assert owner.json("status")["log_losses"] == []
+    had = owner.json("status")["log_entries"]
+
+    owner.process.terminate()
+    shutil.copyfile(backup, owner.home / FILE)
+    owner.start()
+    fetch(3)
+
+    (fork,) = consumer.json("status")["forks"]
+    assert fork["prefix"] == "86.owner"
+    first, second = (parse(fork[each])[0] for each in ("first", "second"))
+    assert first.size <= had
+    assert second.root != first.root
+    assert "FORKED" in consumer.command("status").stdout
+    (loss,) = owner.json("status")["log_losses"]
+    assert loss == {"prefix": "86.consumer", "seen": first.size}
+    assert "86.consumer has seen" in owner.command("status").stdout
+    # Its own log is whole, as far as it goes: it takes others to notice.
+    assert "The log is as it was signed" in owner.command("check", "--deep").stdout

@@ -232,6 +232,38 @@ def test_our_own_log_that_lost_its_end_is_noticed_and_stays_noticed(north: Side,
     assert peers.losses(acme.evidence) == (Lost("86.north", 3),)
 
 
+def test_our_own_log_that_lost_its_end_and_grew_again_before_anybody_asked_is_noticed(
+    north: Side, acme: Side, tmp_path: Path
+) -> None:
+    acme.append(b"one")
+    settle(acme, north)
+    backup = acme.backup(tmp_path / "backup")
+    acme.append(b"two")
+    settle(acme, north)
+    acme.restore(backup)
+    acme.append(b"another two")
+    acme.append(b"three")
+
+    request = acme.request(north)
+    north.accept(acme, request)
+    acme.accept(north, north.answer(acme, request), asked=request.seen)
+    assert peers.losses(acme.evidence) == (Lost("86.north", 2),)
+
+
+def test_what_a_peer_made_up_of_our_log_is_no_loss(north: Side, acme: Side) -> None:
+    acme.append(b"one")
+    settle(acme, north)
+    name = origin(acme.member.prefix)
+    made_up = sign(Checkpoint(name, 1, leaf_hash(b"x")), north.member.signing_key)
+    others = sign(Checkpoint(origin(north.member.prefix), 1, leaf_hash(b"x")), acme.member.signing_key)
+    for note in (made_up, others, "", "hello"):
+        acme.accept(north, replace(north.answer(acme, acme.request(north)), seen_note=note), asked=0)
+    assert peers.losses(acme.evidence) == ()
+    ours = sign(Checkpoint(name, 1, leaf_hash(b"x")), acme.member.signing_key)
+    acme.accept(north, replace(north.answer(acme, acme.request(north)), seen_note=ours), asked=0)
+    assert peers.losses(acme.evidence) == (Lost("86.north", 1),)
+
+
 def test_requests_that_overtake_each_other_are_no_contradiction(north: Side, acme: Side) -> None:
     settle(acme, north)
     acme.append(b"one")

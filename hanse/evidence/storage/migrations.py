@@ -38,7 +38,7 @@ MIGRATIONS: Final = (
         note TEXT NOT NULL,
         at INTEGER NOT NULL,
         told_size INTEGER NOT NULL,       -- of our log, that the peer says it has seen
-        lost_size INTEGER NOT NULL        -- the same when it was more than there was: our log lost its end; else 0
+        lost_size INTEGER NOT NULL        -- the same if our log had fewer or others then: it lost its end; else 0
     ) STRICT;
 
     -- Two signed checkpoints of one log that contradict each other: kept for good.

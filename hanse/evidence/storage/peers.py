@@ -13,8 +13,8 @@ from hanse.storage.database import Connection
 class Held:
     """The newest checkpoint of a peer's log. ``at`` is Unix seconds, by our clock.
 
-    ``told_size``: of our log, that the peer said last it has seen. ``lost_size``: the largest such that was more than
-    our log had then, else 0.
+    ``told_size``: of our log, that the peer said last it has seen. ``lost_size``: the largest such of which our log had
+    fewer or other leaves, else 0.
     """
 
     size: int
