@@ -224,3 +224,18 @@ def test_the_verifier_reads_checkpoints_as_the_vectors_say(verdict: str) -> None
         elif each["case"] != "no line end":  # of which nothing hangs: the line of the file around it is hashed
             with pytest.raises(verifier.Malformed):
                 verifier.read_note(each["note"], owner)
+
+
+def test_an_evidence_file_is_proved_and_whatever_is_done_to_it_without_a_key_is_found() -> None:
+    cases = {each["case"]: each for each in vector("evidence")["cases"]}
+    assert cases["as it was exported"]["exit_code"] == 0
+    assert cases["as it was exported"]["verdicts"] == ["proved", "half"]
+    for case, each in cases.items():
+        if case != "as it was exported" and not case.startswith("the exporter left out"):
+            assert each["exit_code"] == 6, case
+            assert each["problems"], case
+        # What its exporter leaves out is not wrong: what rested on it is not proved any more.
+        elif case == "the exporter left out its half":
+            assert (each["exit_code"], each["verdicts"]) == (0, ["proved"])
+        elif case != "as it was exported":
+            assert (each["exit_code"], each["verdicts"][0]) == (1, "partly"), case

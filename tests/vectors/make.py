@@ -36,8 +36,10 @@ from hanse.model.record import (
 )
 from hanse.signing import SigningKey, sign
 from tests.vectors.fixed import (
+    ACME,
     ACME_KEY,
     CA,
+    LAB,
     LAB_KEY,
     NEW,
     NODE,
@@ -50,8 +52,9 @@ from tests.vectors.fixed import (
     envelope_parts,
     seed,
 )
+from tests.vectors.make_evidence import evidence
 from tests.vectors.make_log import the_log
-from tests.vectors.make_papers import papers
+from tests.vectors.make_papers import organization_record, papers
 from tests.vectors.make_terms import terms
 
 HERE = Path(__file__).parent
@@ -425,6 +428,13 @@ def passes() -> dict[str, Any]:
     return {"league": league.hex(), "pass": envelope_parts(sign(PayloadType.PASS, wire.encode_pass(statement), NEW))}
 
 
+def evidence_file() -> dict[str, Any]:
+    """Of the object of object.json and the organization of organization.json."""
+    record = wire.decode_envelope(bytes.fromhex(digital_object()["record"]["serialized"]))
+    chain = [wire.decode_envelope(bytes.fromhex(each["serialized"])) for each in organization_chain()["chain"]]
+    return evidence(record, [*(organization_record(prefix) for prefix in (ACME, LAB)), *chain])
+
+
 VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "identifiers": identifiers,
     "keys": keys,
@@ -439,6 +449,7 @@ VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "terms": terms,
     "papers": papers,
     "log": the_log,
+    "evidence": evidence_file,
 }
 
 

@@ -100,10 +100,7 @@ DELETION = Deletion(NORTH, ACME, TRIAL, 1, GIVEN.digest, "expired", T0 + 4010 + 
 def papers() -> dict[str, Any]:
     return {
         "now": NOW,
-        "organizations": [
-            envelope_parts(sign(PayloadType.ORGANIZATION, wire.encode_organization(each), KEYS[each.prefix]))
-            for each in ORGANIZATIONS.values()
-        ],
+        "organizations": [envelope_parts(organization_record(prefix)) for prefix in ORGANIZATIONS],
         "request": envelope_parts(ASKED),
         "chain": [envelope_parts(each) for each in (GIVEN, HANDED, LAST)],
         "denial": envelope_parts(signed(DENIAL, NEW)),
@@ -115,6 +112,10 @@ def papers() -> dict[str, Any]:
         "rejected": [_rejected(*each) for each in _bad()],
         "ends": [_ends(*each) for each in _endings()],
     }
+
+
+def organization_record(prefix: Prefix) -> Envelope:
+    return sign(PayloadType.ORGANIZATION, wire.encode_organization(ORGANIZATIONS[prefix]), KEYS[prefix])
 
 
 Case = tuple[str, str, Prefix, list[Envelope]]
