@@ -109,7 +109,7 @@ def _after(told: list[list[Any]], done: Done) -> list[list[Any]]:
 
 
 def _find(told: list[list[Any]], kind: str) -> dict[str, Any]:
-    return next(members for name, members in told if name == kind)  # type: ignore[no-any-return]
+    return next(members for name, members in told if name == kind)
 
 
 def _envelope(members: dict[str, Any]) -> Envelope:
