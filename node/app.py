@@ -2,7 +2,7 @@
 
 What stands here and nowhere else: which part gets which. Threads: gRPC's (one a stream), and of our own: the
 publisher, the watchdog over streams, the upkeep (membership, certificate, keys that a command changed), the writer
-of the audit.
+of the audit, and who ends leases.
 
     serve(Path("north"))        # until SIGTERM or SIGINT
 """

@@ -261,10 +261,10 @@ class Vault:
         with self.lock():
             live = self._live_names()
             for path in self._strays(live):
-                if path.parent == self.keys:
-                    keys.destroy(self.keys, path.name)
-                else:
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
+                else:
+                    keys.destroy(path.parent, path.name)
             if not live:
                 for folder in (self.keys, self.folder):
                     with contextlib.suppress(FileNotFoundError):  # it was removed before a kill

@@ -122,11 +122,16 @@ def leases(session: Session, ended: str | None) -> None:
 
 
 def _delete(client: "Client", identifier: "Identifier") -> None:
+    from hanse.client.settling import settle_all
     from hanse.errors import NotFound
 
     if not client.vault.end(identifier):
         raise NotFound(f"nothing of {identifier} is kept in the vault: `hanse leases` shows what is")
-    note(f"What was kept of {safe(identifier)} is deleted.")
+    told = settle_all(client.resolver, client.evidence, identifier.prefix).get(identifier.prefix)
+    note(
+        f"What was kept of {safe(identifier)} is deleted"
+        + (f", and {identifier.prefix} is told so." if told is not None and not told.problem else ".")
+    )
 
 
 def lease_fields(lease: "Lease") -> dict[str, object]:

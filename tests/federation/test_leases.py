@@ -168,13 +168,14 @@ def test_it_is_deleted_when_somebody_asks(scene: Scene) -> None:
     id = scene.wrapped(LONG)
     scene.fetch(id)
     keys = keys_of(scene.acme.home)
-    scene.acme.command("leases", "--delete", id)
+    told = scene.acme.command("leases", "--delete", id)
+    assert "86.north is told so" in told.stderr
     assert not scene.traces(*keys)
     assert not (scene.acme.home / "vault").exists()
     scene.acme.command("leases", "--delete", id, expect=3)
-    scene.acme.start()
-    (deletion,) = until(lambda: deletions_at(scene.north), "the owner to be told")
+    (deletion,) = deletions_at(scene.north)
     assert deletion.reason == "asked for"
+    assert scene.acme.lines("leases") == []
 
 
 def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(scene: Scene) -> None:

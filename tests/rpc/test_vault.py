@@ -323,15 +323,17 @@ def test_a_new_client_sweeps_before_anything_else(scene: Scene) -> None:
         assert not (scene.home / "vault").exists()
 
 
-def test_keys_that_belong_to_nothing_are_removed(scene: Scene) -> None:
+def test_what_belongs_to_no_lease_is_removed(scene: Scene) -> None:
     grant = grant_to(scene.client, scene.north, "x")
     leased(scene.client, "86.north/x", grant)
-    stray = scene.home / "vault/keys" / ("0" * 32)
-    stray.write_bytes(b"k" * 32)
-    (scene.home / "vault" / ("0" * 32)).mkdir()
+    vault = scene.home / "vault"
+    (vault / "keys" / ("0" * 32)).write_bytes(b"k" * 32)
+    (vault / ("0" * 32) / "data").mkdir(parents=True)
+    (vault / "keys" / "folder").mkdir()
+    (vault / "file").write_bytes(b"x")
     scene.client.vault.sweep()
-    assert not stray.exists()
-    assert not (scene.home / "vault" / ("0" * 32)).exists()
+    assert len(list((vault / "keys").iterdir())) == 1
+    assert len(list(vault.iterdir())) == 2
     assert scene.read(id="86.north/x") == LARGE
 
 
