@@ -411,7 +411,7 @@ class NodeService(grpc.GenericRpcHandler):
             if failure is not None:
                 return failure, failure.reason.lower(), None
             contact = self._contact() or str(self._prefix)
-            way = f" with `hanse request {wrapped.id}`" if decision.error is GrantNeeded else ""
+            way = " for a grant" if decision.error is GrantNeeded else ""
             return decision.error(f"{caller.prefix} may not read {wrapped.id}: ask {contact}{way}"), decision.why, None
         return None, decision.why, held
 
