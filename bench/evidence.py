@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from bench import deciding as bench_deciding
 from bench import ours
 from bench.scale import Scale
 from bench.table import Row, Target, say
@@ -21,6 +22,7 @@ from tests.evidence import Member
 
 APPENDING_THREADS = 64
 ASKED_OBJECTS = 20
+OWN = bench_deciding.FOR_ALL + bench_deciding.FOR_SOME
 
 
 def measure(scale: Scale, folder: Path) -> Iterator[Row]:
@@ -45,6 +47,23 @@ def appending(scale: Scale, folder: Path) -> Iterator[Row]:
         f"from {APPENDING_THREADS} threads of a fresh process: each waits until its receipt is synced, then brings the "
         "next; every commit has a signed checkpoint",
     )
+
+
+def deciding(scale: Scale, _folder: Path) -> Iterator[Row]:
+    how = (
+        f"`Policies.decide`, {scale.decided:,} questions, one after the other, in a fresh process: "
+        f"{bench_deciding.OBJECTS:,} objects under terms of their own, a grant for each, and {OWN:,} policies of the "
+        f"owner, {bench_deciding.FOR_ALL} of which concern everybody; parsing what is met for the first time is in it"
+    )
+    for what, name, target in (
+        ("decisions with 1,000 policies", "rate", Target(5_000, unit="decisions/s")),
+        ("decisions with 1,000 policies, p99", "p99", Target(2, at_least=False, unit="ms")),
+    ):
+        runs = []
+        for number in range(scale.runs):
+            runs.append(ours.module_seconds("bench.deciding", name, scale.decided))
+            say(f"    {number + 1}/{scale.runs} {what}: {runs[-1]:.2f}")
+        yield Row(what, "–", target, tuple(runs), unit=target.unit, how=how)
 
 
 def asking(scale: Scale, folder: Path) -> Iterator[Row]:
@@ -73,7 +92,7 @@ def asking(scale: Scale, folder: Path) -> Iterator[Row]:
     )
 
 
-FIGURES: tuple[Callable[[Scale, Path], Iterator[Row]], ...] = (appending, asking)
+FIGURES: tuple[Callable[[Scale, Path], Iterator[Row]], ...] = (deciding, appending, asking)
 
 
 def receipts(count: int) -> list[bytes]:

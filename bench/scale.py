@@ -22,6 +22,7 @@ class Scale:
     published: int = 50_000
     appended: int = 50_000
     asked: int = 200
+    decided: int = 50_000
     add_bytes: int = 4 * GIB
     add_files: int = 100_000
     add_file_bytes: int = 4 * 1024
@@ -40,6 +41,7 @@ SHORT = Scale(
     published=10_000,
     appended=20_000,
     asked=60,
+    decided=20_000,
     add_files=20_000,
     served_bytes=2 * GIB,
     large_runs=3,

@@ -12,8 +12,9 @@ those taken before stay in force, and every error names file and line. SPEC.md s
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -22,6 +23,9 @@ from hanse.errors import HanseError, HomeUnusable, InvalidInput, LimitExceeded
 from hanse.files import storage_errors
 from hanse.model.identifier import Identifier, Prefix
 from node.cedar import SCHEMA, CedarPolicy
+
+if TYPE_CHECKING:
+    import cedarpy
 
 FOLDER = "policies"
 _SETTLED_SECONDS = 2.0  # a file that was written this lately may be written again without its times telling it
@@ -156,11 +160,18 @@ def _checked(text: str, place: str) -> CedarPolicy:
         )
     for kind, name in _entities(policy):
         _check_entity(kind, name, place)
-    checked = cedarpy.validate_policies(text, SCHEMA)
+    checked = cedarpy.validate_policies(text, _schema())
     if not checked:
         said = "; ".join(dict.fromkeys(each.error.partition(", ")[2] or each.error for each in checked.errors))
         raise InvalidInput(f"{place}: the policy that begins here is not as the schema is: {said}")
     return CedarPolicy(place, text, _only(policy["principal"]), _only(policy["resource"]))
+
+
+@cache
+def _schema() -> "cedarpy.Schema":
+    import cedarpy
+
+    return cedarpy.Schema.from_str(SCHEMA)
 
 
 def _only(scope: dict[str, Any]) -> str | None:
