@@ -11,6 +11,7 @@ from bench import deciding as bench_deciding
 from bench import ours
 from bench.scale import Scale
 from bench.table import Row, Target, say
+from bench.verifying import verifying
 from hanse import wire, wire_papers
 from hanse.evidence.storage.log import Kind
 from hanse.model.envelope import PayloadType
@@ -92,7 +93,7 @@ def asking(scale: Scale, folder: Path) -> Iterator[Row]:
     )
 
 
-FIGURES: tuple[Callable[[Scale, Path], Iterator[Row]], ...] = (deciding, appending, asking)
+FIGURES: tuple[Callable[[Scale, Path], Iterator[Row]], ...] = (deciding, appending, asking, verifying)
 
 
 def receipts(count: int) -> list[bytes]:

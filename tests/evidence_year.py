@@ -20,6 +20,7 @@ from hanse.client.storage.known import FILE, Known
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.storage import records
 from hanse.evidence.storage.log import Kind
+from hanse.evidence.writer import Change
 from hanse.home import Home
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier, Prefix
@@ -301,3 +302,25 @@ def ordinary(year: Year) -> dict[str, Envelope]:
     made["revocation"] = year.revocation(made["narrowed"], year.acme)
     year.now += DAY
     return made
+
+
+def many(year: Year, count: int) -> None:
+    """A year of receipts, signed by both, of twenty objects under a grant each: in north's home only."""
+    purposes = (Purpose.parse("academic-research"),)
+    objects = [f"trial-{number}" for number in range(20)]
+    records_ = [year.record(each) for each in objects]
+    grants = [year.grant(suffixes=(each,), purposes=purposes, max_fetches=count) for each in objects]
+    step = max(1, 364 * DAY // count)
+    for first in range(0, count, 1000):
+        payloads = []
+        for number in range(first, min(first + 1000, count)):
+            year.now += step
+            receipt = year.receipt_of(records_[number % 20], grants[number % 20], purposes=purposes)
+            envelope = sign(PayloadType.RECEIPT, papers.encode_receipt(receipt), year.acme.key, year.north.key)
+            payloads.append(wire.encode_envelope(envelope))
+
+        def append(change: Change, payloads: list[bytes] = payloads) -> None:
+            for each in payloads:
+                change.append(Kind.RECEIPT, each)
+
+        year.evidence[year.north.prefix].change(append)
