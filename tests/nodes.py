@@ -162,10 +162,13 @@ class Caller:
         self.close()
 
 
-def fetch_request(id: str, version: int, spans: Sequence[Span]) -> bytes:
+def fetch_request(id: str, version: int, spans: Sequence[Span], **more: bytes) -> bytes:
+    """``more``: grant, delivery."""
     return node_pb2.FetchRequest(
         id=id,
         version=version,
+        grant=more.get("grant", b""),
+        delivery=more.get("delivery", b""),
         spans=[
             node_pb2.Span(element=s.element, elements=s.elements, first_chunk=s.first_chunk, chunks=s.chunks)
             for s in spans
