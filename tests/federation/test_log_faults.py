@@ -29,8 +29,13 @@ NURSERY = """
 import ctypes, os, sys, time
 from pathlib import Path
 from hanse.errors import HanseError
+from hanse.evidence.storage.log import Kind
 from hanse.signing import SigningKey
 from tests.evidence import Member, append
+
+def fails(change):
+    change.append(Kind.GRANT, b"never")
+    raise ValueError
 
 def work(folder):
     ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: others than root may trace it
@@ -43,6 +48,7 @@ def work(folder):
         for number in range(int((folder / "changes").read_text())):
             payloads = [b"%d.%d%s" % (number, each, b"." * 700) for each in range(number % 3 + 1)]
             for attempt in range(%TRIES%):
+                evidence.writer.submit(fails)  # in the same commit, or before it
                 try:
                     append(evidence, *payloads)
                 except HanseError as error:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -156,6 +157,56 @@ def test_processes_that_write_at_once_share_one_order(member: Member, tmp_path: 
     # They did take turns: no worker's entries are all before another's.
     spans = [[position for position, payload in told if payload.startswith(f"{number}.")] for number in range(4)]
     assert any(min(a) < max(b) and min(b) < max(a) for a in spans for b in spans if a is not b)
+
+
+# Appends for ever, and says each time what is there for good.
+ENDLESS = """
+import sys
+from pathlib import Path
+from hanse.signing import SigningKey
+from tests.evidence import Member, append
+folder, name = Path(sys.argv[1]), sys.argv[2]
+member = Member.of(folder)
+member.signing_key = SigningKey.from_pem((folder / "key").read_bytes())
+with member.evidence() as evidence:
+    number = 0
+    while True:
+        append(evidence, f"{name}.{number}".encode())
+        print(number, flush=True)
+        number += 1
+"""
+
+
+def test_a_process_that_is_killed_among_others_takes_nothing_with_it(member: Member, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(member.signing_key.to_pem())
+    member.evidence().close()
+
+    def start(name: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", ENDLESS, str(tmp_path), name], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+
+    lasting = [start("a"), start("b")]
+    told: dict[str, int] = {}
+    for number in range(8):
+        name = f"killed-{number}"
+        victim = start(name)
+        assert victim.stdout is not None
+        for _ in range(number + 1):
+            assert victim.stdout.readline()
+        victim.kill()
+        told[name] = number + len([line for line in victim.communicate()[0].split("\n")[:-1] if line])
+    for name, process in zip("ab", lasting, strict=True):
+        assert process.poll() is None
+        process.kill()
+        told[name] = len(process.communicate()[0].split("\n")[:-1]) - 1
+    with member.evidence() as evidence:
+        assert evidence.verify(deep=True) is None
+        found = Counter((each.payload or b"").decode() for each in evidence.leaves())
+        assert set(found.values()) == {1}
+        for name, last in told.items():
+            mine = sorted(int(each.split(".")[1]) for each in found if each.startswith(f"{name}."))
+            assert mine in (list(range(last + 1)), list(range(last + 2))), "one more may have been on its way"
 
 
 def test_what_is_submitted_together_is_one_commit_in_its_order(evidence: Evidence) -> None:
