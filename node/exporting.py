@@ -18,7 +18,7 @@ from hanse import trust, wire
 from hanse import wire_papers as papers
 from hanse.client.durable import rename_new
 from hanse.client.storage.known import Known
-from hanse.errors import AlreadyExists, BrokenChain, HanseError, InvalidInput, NotFound, WrongContent
+from hanse.errors import AlreadyExists, BrokenChain, HanseError, InvalidInput, NotFound, StorageFailed, WrongContent
 from hanse.evidence.checkpoint import parse
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.lines import BLOCK, FORMAT, VERSION, Lines, Member, base64_text, envelope_text
@@ -271,8 +271,17 @@ def _papers(connection: Connection, size: int) -> Iterator[tuple[Leaf, Envelope,
     """All that the log has, but for decisions and what was erased. Raises StorageFailed when it is damaged."""
     for leaf in log.leaves(connection, 0, size):
         if leaf.payload is not None and leaf.kind in DECODERS:
-            envelope = wire.decode_envelope(leaf.payload)
-            yield leaf, envelope, DECODERS[leaf.kind](envelope.payload)
+            yield leaf, *_read(leaf.position, leaf.kind, leaf.payload)
+
+
+def _read(position: int, kind: str, payload: bytes) -> tuple[Envelope, Paper]:
+    try:
+        envelope = wire.decode_envelope(payload)
+        return envelope, DECODERS[kind](envelope.payload)
+    except InvalidInput as error:
+        raise StorageFailed(
+            f"entry {position} of the log does not parse ({error}): evidence.db is damaged, restore it from your backup"
+        ) from None
 
 
 def _choose(connection: Connection, size: int, selection: Selection) -> _Chosen:
@@ -287,10 +296,10 @@ def _chosen(connection: Connection, size: int, selection: Selection) -> _Chosen:
     chosen = _Chosen()
     if selection.everything:
         for leaf in log.leaves(connection, 0, size):
-            if leaf.payload is None and leaf.kind in DECODERS:
+            if leaf.kind in DECODERS and leaf.payload is None:
                 chosen.erased.append((leaf.position, leaf.kind))
-        for leaf, envelope, paper in _papers(connection, size):
-            chosen.add(leaf, envelope, paper)
+            elif leaf.kind in DECODERS and leaf.payload is not None:
+                chosen.add(leaf, *_read(leaf.position, leaf.kind, leaf.payload))
         return chosen
     wanted, grants, requests = _closure(connection, size, selection)
     for leaf, envelope, paper in _papers(connection, size):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hanse.errors import AlreadyExists, Unreachable
+from hanse.errors import AlreadyExists, StorageFailed, Unreachable
 from hanse.evidence.lines import BLOCK
 from hanse.evidence.storage import peers
 from hanse.evidence.storage.log import Kind
@@ -16,7 +16,7 @@ from hanse.model.record import AccessMode
 from hanse.model.terms import Duty, DutyKind
 from node.exporting import Selection
 from tests.evidence_forging import taken_apart, verified, whats
-from tests.evidence_year import BEGAN, DAY, Year, ordinary
+from tests.evidence_year import BEGAN, DAY, Year, many, ordinary
 
 
 @pytest.fixture
@@ -102,6 +102,30 @@ def test_the_whole_log_is_proved_by_its_leaves_whatever_its_size(year: Year, tmp
     assert report.checkpoint is not None
     assert report.checkpoint.size == entries
     assert found[receipt.digest.hex()].verdict == "proved"
+
+
+def test_on_several_processors_the_same_is_found_as_on_one(year: Year, tmp_path: Path) -> None:
+    many(year, 1500)
+    year.export(year.north, tmp_path / "file")
+    data = (tmp_path / "file").read_bytes()
+    for altered in (
+        data,
+        data.replace(b'"kind":"receipt"', b'"kind":"recaipt"', 900).replace(b"recaipt", b"receipt", 899),
+    ):
+        one, found = verified(altered, jobs=1)
+        two, again = verified(altered, jobs=2)
+        assert list(found) == list(again)
+        assert {each: vars(found[each]) for each in found} == {each: vars(again[each]) for each in again}
+        assert vars(one) == vars(two)
+    assert (len(found), one.exit_code, len(one.problems)) == (1499, 6, 2)
+    assert "it was altered" in whats(one)[0]
+
+
+def test_a_log_that_does_not_parse_is_told_and_nothing_is_written(year: Year, tmp_path: Path) -> None:
+    year.evidence[year.north.prefix].change(lambda change: change.append(Kind.GRANT, b"not an envelope"))
+    with pytest.raises(StorageFailed, match="entry 0 of the log does not parse"):
+        year.export(year.north, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
 
 
 # What was chosen.
