@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.breaking import wrong_clock
 from tests.leasing import PURPOSE, deletions_at, found, keys_of, wrap_leased
 from tests.processes import ROOT, League, Node, environment, until
 
@@ -197,6 +198,19 @@ def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(
     assert not scene.traces()
     scene.acme.command("leases", "--delete", id)
     assert not (scene.acme.home / "vault").exists()
+
+
+def test_a_clock_that_is_set_back_two_days_prolongs_nothing(scene: Scene) -> None:
+    id = scene.wrapped(8)
+    scene.fetch(id)
+    keys = keys_of(scene.acme.home)
+    late = Node(scene.acme.prefix, scene.acme.home, scene.folder.parent / "late", **wrong_clock(-2))
+    late.command("list")
+    assert keys_of(scene.acme.home) == keys
+    time.sleep(8)
+    late.command("list")
+    assert not (scene.acme.home / "vault").exists()
+    assert not scene.traces(*keys)
 
 
 @pytest.mark.timeout(600)
