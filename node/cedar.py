@@ -31,7 +31,7 @@ namespace Hanse {
     // "open", "on-request" or "compute-only".
     mode: String,
   };
-  // A grant: the first 16 hex digits of its name, and what was used of it before this call.
+  // A grant: the first 16 hex digits of its name, and what was used of it so far: with this fetch, once it is counted.
   type Grant = { name: String, fetches: Long, bytes: Long };
   action describe, fetch appliesTo {
     principal: Organization,
@@ -43,7 +43,7 @@ namespace Hanse {
       weekday: Long,
       // Key id of the caller's current identity key.
       key: String,
-      // Whether it goes on with a fetch that was counted already, or is counted next.
+      // Whether limits of grants are kept elsewhere: where a fetch is counted. True wherever a peer asks.
       begun: Bool,
       // Of the grant that is used, with the broader ones of the vocabulary.
       purposes: Set<String>,

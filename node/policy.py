@@ -54,8 +54,8 @@ class Usage:
 class Asked:
     """One question. ``chain``: from the owner's grant to the one used, which is ``grant``; ``usage`` of each of it.
 
-    ``usage`` empty: nothing was used yet. ``begun``: the limits were kept, or are when it is counted: the caller sees
-    to that. ``digests``: the names of the grants of the chain.
+    ``usage`` empty: nothing was used yet. ``begun``: the limits of grants are kept where it is counted: whoever asks
+    sees to that. ``digests``: the names of the grants of the chain.
     """
 
     caller: Caller

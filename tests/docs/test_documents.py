@@ -11,8 +11,12 @@ from hanse import limits, verifier
 from hanse.errors import BY_REASON
 from hanse.evidence.storage.log import Kind
 from hanse.model.envelope import PayloadType
+from hanse.model.purposes import NAMES, Purpose
 from hanse.model.terms import Duty, DutyKind
+from hanse.model.terms_json import format_terms, parse_terms
 from hanse.v1 import node_pb2, registry_pb2
+from node.cedar import SCHEMA
+from node.own_policies import parse
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPEC = (REPOSITORY / "proto" / "SPEC.md").read_text()
@@ -100,6 +104,29 @@ def test_how_each_duty_is_enforced_is_what_the_commands_say() -> None:
     for kind in DutyKind:
         duty = Duty(kind, int(kind is DutyKind.DELETE_AFTER), "x" * (kind in (DutyKind.ATTRIBUTE, DutyKind.OTHER)))
         assert told[kind.name].startswith(duty.enforcement.value), kind
+
+
+def test_the_schema_of_policies_is_the_one_they_are_checked_against() -> None:
+    assert f"```\n{SCHEMA}```" in section("15")
+
+
+def test_the_policies_in_the_text_are_policies() -> None:
+    (text,) = (each for each in re.findall(r"```\n(.*?)```", section("15"), re.DOTALL) if "forbid (" in each)
+    assert len(parse(text, "SPEC.md")) == 2
+
+
+def test_the_terms_in_the_text_are_terms_and_in_their_one_form() -> None:
+    (text,) = re.findall(r'^\{"mode".*$', section("15"), re.MULTILINE)
+    assert format_terms(parse_terms(text)) == text
+
+
+def test_the_names_of_purposes_in_the_text_are_those_of_the_code() -> None:
+    told = section("15").split("### 15.2")[1].split("A **duty**")[0]
+    paragraph, rows = told.split("with hyphens:")[1].split("Each is included")[0], table(told)
+    assert sorted([*re.findall(r"`([a-z-]+)`", paragraph), *(row[0] for row in rows)]) == list(NAMES)
+    for name, number, broader in rows:
+        assert str(Purpose(name).iri).endswith(f"DUO_{number}")
+        assert [each.name for each in Purpose(name).with_broader[1:2]] == [broader][: bool(broader)]
 
 
 def test_sections_and_decisions_are_counted_without_a_gap() -> None:
