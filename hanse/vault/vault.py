@@ -44,7 +44,7 @@ from hanse.vault import keys
 from hanse.vault.clock import Reading, Seen, advance
 from hanse.vault.storage import leases
 from hanse.vault.storage.leases import Row
-from hanse.wire_papers import encode_deletion
+from hanse.wire_papers import decode_deletion, encode_deletion
 
 FOLDER = "vault"
 _LOCK = "vault.lock"
@@ -310,6 +310,12 @@ def undelivered(evidence: Evidence, owner: Prefix | None = None) -> list[Envelop
     """Signed deletions that their owners, or that one, do not have yet: for Settle."""
     with evidence.reading() as connection:
         return [row.deletion for row in leases.undelivered(connection, owner) if row.deletion is not None]
+
+
+def reported(evidence: Evidence) -> list[tuple[Deletion, int]]:
+    """What others deleted of ours, as they signed it, and when it was told; newest first."""
+    with evidence.reading() as connection:
+        return [(decode_deletion(envelope.payload), at) for envelope, at in leases.reported(connection)]
 
 
 def owners_waiting(evidence: Evidence) -> list[Prefix]:

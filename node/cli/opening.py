@@ -75,7 +75,8 @@ def _list(session: Session, kept: "Kept") -> None:
 
 @command("leases", short="What is kept under a duty to delete, and until when")
 @click.option("--delete", "ended", metavar="ID", help="Delete what is kept of this object now.")
-def leases(session: Session, ended: str | None) -> None:
+@click.option("--reported", is_flag=True, help="Instead: what others deleted of your objects, as they signed it.")
+def leases(session: Session, ended: str | None, reported: bool) -> None:
     """What this home keeps under a duty to delete, until when, and which deletions their owners have yet to be told.
 
     At that time, or when the grant is revoked, this node destroys the key with which it is sealed, and tells the
@@ -83,11 +84,18 @@ def leases(session: Session, ended: str | None) -> None:
 
     \b
     With --json, one a line: id, version, grant, state (kept, fetching, deleted), until, enforced; of what is deleted
-    and its owner has yet to be told also reason, deleted_at.
+    and its owner has yet to be told also reason, deleted_at. With --reported: id, version, peer, grant, reason,
+    deleted_at, told_at.
     """
+    from hanse.errors import InvalidInput
     from hanse.model.identifier import Identifier
     from node.cli.home import client_of
 
+    if reported:
+        if ended is not None:
+            raise InvalidInput("--delete is about what is kept here, --reported about what others kept: not both")
+        _reported(session)
+        return
     identifier = Identifier.parse(ended) if ended is not None else None
     with client_of(session) as client:
         if identifier is not None:
@@ -119,6 +127,37 @@ def leases(session: Session, ended: str | None) -> None:
             f"{safe(row.id)}, version {row.version}, was deleted {when(row.destroyed_at or 0)} ({row.reason}); "
             f"{row.owner} has yet to be told"
         )
+
+
+def _reported(session: Session) -> None:
+    from hanse.vault.vault import reported
+    from node.cli.home import evidence_of
+
+    with evidence_of(session) as evidence:
+        found = reported(evidence)
+    if session.json:
+        documents(
+            {
+                "id": each.id,
+                "version": each.version,
+                "peer": each.consumer,
+                "grant": each.grant.hex(),
+                "reason": each.reason,
+                "deleted_at": each.deleted_at,
+                "told_at": at,
+            }
+            for each, at in found
+        )
+    elif found:
+        table(
+            ("DELETED", "BY", "OBJECT", "VERSION", "WHY", "GRANT"),
+            [
+                (when(e.deleted_at), e.consumer, e.id, e.version, e.reason, e.grant.hex()[:_GRANT_DIGITS])
+                for e, _ in found
+            ],
+        )
+    else:
+        line("Nobody has told you of a deletion yet.")
 
 
 def _delete(client: "Client", identifier: "Identifier") -> None:

@@ -83,6 +83,7 @@ BEYOND = {
     ("evidence export", "--object"),  # an auditor is shown what concerns her, and no more
     ("evidence export", "--peer"),
     ("evidence export", "--since"),
+    ("leases", "--reported"),  # the owner wants to see what it was told
     ("open", "--version"),  # two versions may be kept at once
     ("audit", "--limit"),  # a node that has served for years has too many rows to print
     ("requests", "--sent"),  # what became of one's own requests, for machines too

@@ -106,6 +106,10 @@ def test_what_is_leased_is_kept_read_and_gone_in_time(scene: Scene, tmp_path: Pa
     assert (str(deletion.id), deletion.reason, str(deletion.consumer)) == (id, "expired", "86.acme")
     assert abs(deletion.deleted_at - lease["until"]) <= 6
     until(lambda: scene.acme.lines("leases") == [], "the deletion to be noted as delivered")
+    (seen,) = scene.north.lines("leases", "--reported")
+    assert (seen["id"], seen["peer"], seen["reason"], seen["grant"]) == (id, "86.acme", "expired", lease["grant"])
+    (received,) = scene.acme.lines("receipts")
+    assert (received["state"], received["grant"]) == ("both", lease["grant"])
     gone = scene.acme.command("open", id, "--element", "small", expect=3)
     assert "was deleted on" in gone.stderr
 

@@ -133,6 +133,12 @@ def undelivered(connection: Connection, owner: Prefix | None = None) -> list[Row
     return _rows(connection, "deletion IS NOT NULL AND delivered_at IS NULL AND owner = ?", str(owner))
 
 
+def reported(connection: Connection) -> list[tuple[Envelope, int]]:
+    """Deletions that others told this home of, as an owner, and when; newest first."""
+    found = connection.execute("SELECT envelope, at FROM deletion ORDER BY at DESC, digest")
+    return [(wire.decode_envelope(envelope), at) for envelope, at in found]
+
+
 # The clock.
 
 
