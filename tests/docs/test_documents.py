@@ -12,9 +12,10 @@ from hanse.errors import BY_REASON
 from hanse.evidence.storage.log import Kind
 from hanse.model.envelope import PayloadType
 from hanse.model.purposes import NAMES, Purpose
+from hanse.model.record import AccessMode
 from hanse.model.terms import Duty, DutyKind
 from hanse.model.terms_json import format_terms, parse_terms
-from hanse.v1 import node_pb2, registry_pb2
+from hanse.v1 import node_pb2, papers_pb2, registry_pb2
 from node.cedar import SCHEMA
 from node.own_policies import parse
 
@@ -127,6 +128,13 @@ def test_the_names_of_purposes_in_the_text_are_those_of_the_code() -> None:
     for name, number, broader in rows:
         assert str(Purpose(name).iri).endswith(f"DUO_{number}")
         assert [each.name for each in Purpose(name).with_broader[1:2]] == [broader][: bool(broader)]
+
+
+def test_the_modes_of_terms_and_the_parts_of_conditions_are_all_listed() -> None:
+    terms, conditions = section("15").split("### 15.1")
+    assert [row[0] for row in table(terms)] == [mode.value for mode in AccessMode]
+    parts = [part.strip("` ") for row in table(conditions.split("### 15.2")[0]) for part in row[0].split(",")]
+    assert parts == [field.name for field in papers_pb2.Conditions.DESCRIPTOR.fields]
 
 
 def test_sections_and_decisions_are_counted_without_a_gap() -> None:
