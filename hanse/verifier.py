@@ -7,7 +7,7 @@ other file here, and says again in its own words what hanse.wire_papers, hanse.p
 What it is not: a judge of what was agreed, nor of what is not in the file. SPEC.md section 20.
 
     python -m hanse.verifier FILE [--key PREFIX=KEYID]... [--receipt HEX] [--json]
-    python verifier.py FILE                                # the same, copied alone to another machine
+    python verifier.py FILE                  # the same, copied alone to another machine (Python 3.11 or newer)
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Malformed(Exception):
 
 # Protocol buffers, as much as is needed of them.
 
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+VARINT, FIXED64, BYTES, GROUP, END, FIXED32 = range(6)
 _TYPES: dict[str, tuple[type, int, Any]] = {  # how a value is written, and what an absent one is
     "str": (str, BYTES, ""),
     "bytes": (bytes, BYTES, b""),
@@ -146,8 +146,11 @@ def parse(data: bytes, schema: Schema) -> dict[str, Any]:
                 size = 8
             elif wire == FIXED32:
                 size = 4
+            elif wire == GROUP:
+                at = _after_group(data, at, number)
+                continue
             else:
-                raise Malformed("a field has a type that is not used")
+                raise Malformed("a field has a type that there is not")
             if size > end - at:
                 raise Malformed("a field goes beyond the end")
             value = data[at : at + size]
@@ -191,6 +194,31 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
                 raise Malformed("a number has more than ten bytes")
     except IndexError:
         raise Malformed("a number goes beyond the end") from None
+
+
+def _after_group(data: bytes, at: int, number: int) -> int:
+    """Where a group ends: nothing here has groups, and readers of the format skip those they do not know."""
+    open_ = [number]
+    while open_:
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if not 0 < number < 1 << 29 or len(open_) > 100:
+            raise Malformed("a group is not one")
+        if wire == VARINT:
+            _, at = _varint(data, at)
+        elif wire == GROUP:
+            open_.append(number)
+        elif wire == END:
+            if open_.pop() != number:
+                raise Malformed("a group is not closed")
+        elif wire in (BYTES, FIXED64, FIXED32):
+            size, at = _varint(data, at) if wire == BYTES else (8 if wire == FIXED64 else 4, at)
+            at += size
+            if at > len(data):
+                raise Malformed("a field goes beyond the end")
+        else:
+            raise Malformed("a field has a type that there is not")
+    return at
 
 
 def _text(data: bytes) -> str:
@@ -868,7 +896,11 @@ def read_note(note: str, known: Organization) -> Checkpoint:
     name = f"{known.prefix}.node.hanse.internal/log"
     text, blank, lines = note.rpartition("\n\n")
     told = text.split("\n")
-    if len(note.encode(errors="replace")) > NOTE_BYTES or any(c < " " and c != "\n" for c in note):
+    try:
+        length, signed_text = len(note.encode()), text.encode() + b"\n"
+    except UnicodeEncodeError:
+        raise Malformed("it is not valid Unicode") from None
+    if length > NOTE_BYTES or any(c < " " and c != "\n" for c in note):
         raise Malformed("it is not a signed checkpoint")
     if not blank or len(told) < 3 or not all(told) or not re.fullmatch(r"0|[1-9][0-9]{0,18}", told[1]):
         raise Malformed("it is not a signed checkpoint")
@@ -887,7 +919,7 @@ def read_note(note: str, known: Organization) -> Checkpoint:
         if signature[1] != name:
             continue
         named = [key for key in known.keys if data[:4] == sha256(name.encode() + b"\n\x01" + key.raw).digest()[:4]]
-        if named and not any(verifies(key.raw, data[4:], text.encode() + b"\n") for key in named):
+        if named and not any(verifies(key.raw, data[4:], signed_text) for key in named):
             raise Malformed(f"its signature with key {named[0].id} of {known.prefix} is false")
         signed_with = signed_with or (named[0].id if named else "")
     if not signed_with:
@@ -898,7 +930,7 @@ def read_note(note: str, known: Organization) -> Checkpoint:
 def _base64(text: str) -> bytes:
     """In the one form that it has."""
     try:
-        data = binascii.a2b_base64(text.encode("ascii"), strict_mode=True) if text else b""
+        data = binascii.a2b_base64(text.encode("ascii"))
     except (binascii.Error, ValueError):
         raise Malformed("what should be base64 is not") from None
     if binascii.b2a_base64(data, newline=False).decode() != text:
@@ -1140,6 +1172,7 @@ class Report:
     confirmed: set[str] = field(default_factory=set)
     unconfirmed: list[str] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
+    peers: dict[str, Checkpoint] = field(default_factory=dict)
     signed_with: str = ""
     lines: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -1171,8 +1204,8 @@ class Audit:
         self._rank = 0
         self._ended = False
         self._missing: set[str] = set()
-        self._records: dict[bytes, Record] = {}
-        self._papers: dict[str, dict[bytes, Paper]] = {kind: {} for kind in ("request", "grant")}
+        self._records: dict[bytes, Paper] = {}
+        self._grants: dict[bytes, Paper] = {}
         self._false: set[bytes] = set()  # digests of grants and records whose line has a problem
         self._revocations: dict[bytes, list[Answer]] = {}
         self._deletions: dict[tuple[Any, ...], list[Deletion]] = {}
@@ -1241,7 +1274,9 @@ class Audit:
         elif kind == "erased":
             self._erased(checked)
         elif kind == "peer-checkpoint":
-            self._note(checked, data["prefix"], data["note"])
+            held = self._note(checked, data["prefix"], data["note"])
+            if held is not None:
+                self.report.peers[data["prefix"]] = held
         elif kind == "fork":
             self._fork(checked, data["prefix"], data["first"], data["second"])
         else:
@@ -1360,13 +1395,14 @@ class Audit:
         self._seen.add(paper.digest)
         if checked.problem and kind in ("grant", "record"):
             self._false.add(paper.digest)
+        signed = not checked.problem and paper.signers[0].state == GOOD
         if kind == "record":
-            self._records[paper.digest] = body
-        elif kind in self._papers:
-            self._papers[kind][paper.digest] = paper
-        elif kind == "revocation" and not checked.problem:
+            self._records[paper.digest] = paper
+        elif kind == "grant":
+            self._grants[paper.digest] = paper
+        elif kind == "revocation" and signed:
             self._revocations.setdefault(body.of, []).append(body)
-        elif kind == "deletion" and not checked.problem:
+        elif kind == "deletion" and signed:
             key = (body.owner, body.consumer, fold(body.id), body.version, body.grant)
             self._deletions.setdefault(key, []).append(body)
         elif kind in ("receipt", "half-receipt"):
@@ -1427,7 +1463,7 @@ class Audit:
             record = self._records.get(receipt.record)
             found.proved.append(
                 "no grant was needed: the record says that the object is open to every member"
-                if record is not None and record.mode == OPEN
+                if record is not None and record.body.mode == OPEN
                 else "it names no grant: that the owner delivered without one is what the owner signed"
             )
         for each in found.wrong[told:]:
@@ -1464,17 +1500,31 @@ class Audit:
             if not known.complete and each.key_id != known.keys[0].id:
                 found.not_proved.append(f"that key {each.key_id} was that of {prefix}: its history is not whole here")
 
+    def _unproved(self, signer: Signer) -> str:
+        """Empty if that organization's signature is proved, else why not. A false one is a problem of its line."""
+        known = self.report.organizations.get(signer.prefix)
+        if known is None:
+            return f"the record of {signer.prefix}, and so its key, is not in this file"
+        if signer.state == GOOD and signer.key_id != known.keys[0].id and not known.complete:
+            return f"that key {signer.key_id} was that of {signer.prefix} is not proved: its history is not whole here"
+        return "" if signer.state == GOOD else f"it has no signature of {signer.prefix}"
+
     def _record(self, found: Finding, receipt: Receipt, doubts: list[str]) -> None:
-        record = self._records.get(receipt.record)
-        if record is None:
+        paper = self._records.get(receipt.record)
+        if paper is None:
             found.not_proved.append(
                 f"what the record of version {receipt.version} said: it is not in this file; the receipt names its "
                 f"digest {receipt.record.hex()}"
             )
-        elif receipt.record in self._false:
+            return
+        record: Record = paper.body
+        unproved = self._unproved(paper.signers[0])
+        if receipt.record in self._false:
             doubts.append("the record that it names is not one that the owner signed")
         elif fold(record.id) != fold(receipt.id) or record.version != receipt.version:
             doubts.append("the record that it names is of another object or version")
+        elif unproved:
+            found.not_proved.append(f"that the owner signed the record that it names: {unproved}")
         else:
             found.proved.append(
                 f"the record of {record.id} version {record.version} that it names is signed by the owner"
@@ -1506,6 +1556,8 @@ class Audit:
         uncovered = [each for each in receipt.purposes if conditions.purposes and not covers(conditions.purposes, each)]
         if uncovered:
             doubts.append(f"{name} does not cover the purpose {uncovered[0]}")
+        if body.at > receipt.started_at + CLOCK_SKEW:
+            doubts.append(f"{name} was made {body.at - receipt.started_at} s after the delivery began")
         self._times(found, receipt, conditions, name, doubts)
         if (len(doubts), len(found.not_proved)) == before and not faults and not lacking:
             narrowed = f", the last of {len(chain)}, each narrowed by the holder of the one before" if chain[1:] else ""
@@ -1514,7 +1566,7 @@ class Audit:
                 + (f"the purposes ({', '.join(receipt.purposes)})" if conditions.purposes else "any purpose")
             )
         self._revoked(found, receipt, chain, doubts)
-        if not found.half:
+        if not found.half and not found.wrong:
             self._limits(found, receipt, chain)
         self._deleted(found, receipt, conditions)
 
@@ -1527,15 +1579,15 @@ class Audit:
         faults: list[str] = []
         at = digest
         while at:
-            paper = self._papers["grant"].get(at)
+            paper = self._grants.get(at)
             if paper is None:
                 lacking.append(f"that the grant {short(at)} allowed it: that grant is not in this file")
                 break
             body: Grant = paper.body
             if at in self._false:
                 faults.append(f"the grant {short(at)} is not signed as it should be")
-            elif paper.signers[0].state != GOOD:
-                lacking.append(f"who made the grant {short(at)}: the record of {body.issuer} is not in this file")
+            elif unproved := self._unproved(paper.signers[0]):
+                lacking.append(f"that {body.issuer} made the grant {short(at)}: {unproved}")
             if chain:
                 faults += self._link(chain[-1].body, paper)
             chain.append(paper)
@@ -1810,6 +1862,7 @@ def summary(report: Report) -> dict[str, Any]:
         "kinds": dict(report.kinds),
         "signed_with": report.signed_with or None,
         "log": checkpoint and {"size": checkpoint.size, "root": checkpoint.root.hex(), "key_id": checkpoint.key_id},
+        "peers": {prefix: {"size": each.size, "root": each.root.hex()} for prefix, each in report.peers.items()},
         "organizations": [
             {
                 "prefix": each.prefix,
@@ -1843,6 +1896,8 @@ def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], No
     )
     if report.checkpoint:
         print_line(f"Log of {report.checkpoint.size:,} entries, signed with key {report.checkpoint.key_id}")
+    for prefix, held in report.peers.items():
+        print_line(f"Of the log of {prefix} it has a checkpoint: {held.size:,} entries, signed with key {held.key_id}")
     print_line("")
     rows: list[tuple[str, ...]] = [("ORGANIZATION", "KEY ID", "KEYS", "HISTORY", "CONFIRMED")]
     rows += [
@@ -2003,4 +2058,10 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # whoever reads what is said has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(OTHERWISE)

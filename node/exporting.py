@@ -10,7 +10,7 @@ that are not wholly known here, and when it does not answer the file says what i
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +18,16 @@ from hanse import trust, wire
 from hanse import wire_papers as papers
 from hanse.client.durable import rename_new
 from hanse.client.storage.known import Known
-from hanse.errors import AlreadyExists, BrokenChain, HanseError, InvalidInput, NotFound, StorageFailed, WrongContent
+from hanse.errors import (
+    AlreadyExists,
+    BrokenChain,
+    HanseError,
+    InvalidInput,
+    NotFound,
+    StorageFailed,
+    Unreachable,
+    WrongContent,
+)
 from hanse.evidence.checkpoint import parse
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.lines import BLOCK, FORMAT, VERSION, Lines, Member, base64_text, envelope_text
@@ -366,14 +375,17 @@ def _records(connection: Connection, sources: Sources, chosen: _Chosen) -> Itera
 
 
 def _organizations(sources: Sources, chosen: _Chosen, now: int) -> Iterator[Envelope]:
-    own = sources.evidence.identity().prefix
+    own, down = sources.evidence.identity().prefix, None
     for prefix, signed in sorted(chosen.signers.items(), key=lambda each: each[0]):
         if prefix == own:
             yield from sources.catalog.organizations()
             continue
         try:
-            yield from _history(sources, prefix, signed, now)
+            # A registry that did not answer once is not waited for again.
+            yield from _history(sources if down is None else replace(sources, registry=None), prefix, signed, now)
         except HanseError as error:
+            down = down or (error if isinstance(error, Unreachable) else None)
+            error = down or error
             chosen.missing.append(("organization", str(prefix), f"its whole history is not at hand: {error}"))
             pinned = sources.known.organization(prefix)
             if pinned is not None:

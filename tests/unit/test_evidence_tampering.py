@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hanse import verifier, wire
 from hanse import wire_papers as papers
 from hanse.evidence.lines import base64_text
 from hanse.evidence.storage.log import Kind
 from hanse.model.envelope import Envelope, PayloadType
-from hanse.model.terms import Conditions
+from hanse.model.terms import Conditions, Duty, DutyKind
 from hanse.signing import SigningKey, sign
 from node.exporting import Selection
 from tests.evidence_forging import Line, envelope_of, find, put_together, taken_apart, verified, whats, with_envelope
@@ -420,6 +422,85 @@ def test_a_receipt_signed_with_a_key_that_was_replaced_is_found(tmp_path: Path) 
         made.export(made.north, tmp_path / "file")
         report, _ = verified(tmp_path / "file")
     assert any("was no longer the key of 86.acme at its date" in each for each in whats(report))
+
+
+def test_nothing_is_proved_by_the_word_of_an_organization_whose_key_is_not_there(tmp_path: Path) -> None:
+    with Year.begin(tmp_path) as made:
+        record, duty = made.record(), (Duty(DutyKind.DELETE_AFTER, DAY),)
+        given, narrowed = made.grant(pass_on=True, duties=duty), []
+        made.now += DAY
+        made.receipt(record, given)
+        made.now += DAY
+        made.deletion(record, given)
+        made.revocation(given)
+        narrowed.append(made.grant(issuer=made.acme, to=made.lab, parent=given, duties=duty))
+        made.receipt(record, narrowed[0], consumer=made.lab)
+        made.export(made.lab, tmp_path / "file")
+        made.export(made.north, tmp_path / "theirs")
+        for of, party in (("file", made.lab), ("theirs", made.north)):
+            lines = taken_apart((tmp_path / of).read_bytes())
+            for prefix in ("86.north", "86.acme"):
+                if prefix == str(party.prefix):
+                    continue
+                left = [each for each in lines if each["kind"] != "organization" or not is_of(each, prefix)]
+                left.insert(4, {"kind": "missing", "what": "organization", "name": prefix, "why": "so it is said"})
+                left.sort(key=lambda each: verifier.RANK[each["kind"]])
+                report, found = verified(put_together(left, party.prefix, party.key))
+                assert report.verdicts["proved"] == 0
+                assert found
+                for each in found.values():
+                    said = " ".join(each.proved)
+                    assert not (prefix == "86.north" and "is signed by the owner" in said)
+                    assert not (prefix == "86.acme" and "signed that its copy's key was destroyed" in said)
+                    assert not (prefix == "86.north" and "was revoked by" in said)
+                    assert not any(f"with key {key.public.key_id}" in said for key in made_key(made, prefix))
+
+
+def made_key(year: Year, prefix: str) -> list[SigningKey]:
+    return next(each.keys for each in year.parties if str(each.prefix) == prefix)
+
+
+def is_of(line: Line, prefix: str) -> bool:
+    return wire.decode_organization(envelope_of(line).payload).prefix.text == prefix
+
+
+def test_a_grant_that_was_made_after_the_delivery_did_not_allow_it(tmp_path: Path) -> None:
+    with Year.begin(tmp_path) as made:
+        record = made.record()
+        made.now += DAY
+        grant = made.grant()
+        made.receipt(record, grant, started_at=made.now - 500, ended_at=made.now - 400)
+        made.export(made.north, tmp_path / "file")
+        report, _ = verified(tmp_path / "file")
+    assert any("was made 500 s after the delivery began" in each for each in whats(report))
+
+
+odd = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers(), max_size=2),
+    st.just("\ud800"), st.just(10**30), st.just(-1), st.just(""), st.just("A" * 70_000), st.just({"since": 1e300}),
+    st.sampled_from(verifier.KINDS), st.binary(max_size=90).map(base64_text),
+)  # fmt: skip
+
+
+@given(data=st.data())
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_in_a_file_that_is_signed_it_is_judged_and_nothing_breaks(
+    data: st.DataObject, file: bytes, year: Year
+) -> None:
+    lines = taken_apart(file)
+    for _ in range(data.draw(st.integers(1, 3))):
+        line = lines[data.draw(st.integers(0, len(lines) - 1))]
+        line[data.draw(st.sampled_from(sorted(line)))] = data.draw(odd)
+    try:
+        changed = put_together(lines, year.north.prefix, year.north.key)
+    except (TypeError, ValueError):
+        return  # it cannot be written
+    report, found = verified(changed)
+    assert report.exit_code in (0, 1, 6)
+    json.dumps(verifier.summary(report))
+    for each in found.values():
+        json.dumps(verifier.describe(each))
+    verifier._say(report, list(found.values()), lambda text: verifier.safe(text).encode() and None)
 
 
 # What is no evidence at all.

@@ -132,7 +132,9 @@ def agrees(kind: str, payload: bytes) -> None:
         ours = None
     try:
         found = verifier.READERS[kind](payload)
-    except verifier.Malformed:
+    except verifier.Malformed as error:
+        if "group" in str(error):
+            return  # protobuf's own reader lets pass what it skips in a group, whatever it is
         found = None
     assert (ours is None) == (found is None), (kind, payload.hex(), ours, found)
     if ours is not None:
@@ -211,7 +213,11 @@ def envelope_agrees(data: bytes) -> None:
         with pytest.raises(verifier.Malformed):
             verifier.read_envelope(data)
         return
-    found = verifier.read_envelope(data)
+    try:
+        found = verifier.read_envelope(data)
+    except verifier.Malformed as error:
+        assert "group" in str(error)
+        return
     assert (found.type, found.payload) == (ours.payload_type, ours.payload)
     assert [tuple(each) for each in found.signatures] == [(each.keyid, each.sig) for each in ours.signatures]
     assert found.encoding == ours.pre_authentication_encoding
