@@ -216,7 +216,8 @@ def envelope_agrees(data: bytes) -> None:
     try:
         found = verifier.read_envelope(data)
     except verifier.Malformed as error:
-        assert "group" in str(error)
+        if "group" not in str(error):
+            raise
         return
     assert (found.type, found.payload) == (ours.payload_type, ours.payload)
     assert [tuple(each) for each in found.signatures] == [(each.keyid, each.sig) for each in ours.signatures]
