@@ -48,6 +48,10 @@ class Unit:
     of: int = 0
 
 
+PART_BYTES = limits.ACCOUNT_WINDOW_BYTES // 2
+"""Counted at once: what is being served and what is counted ahead are a window together."""
+
+
 class Used(Protocol):
     """A grant that is used, and those above it; the owner's first."""
 
@@ -314,7 +318,7 @@ class Serving:
     def _take(self) -> _Window:
         units: list[Unit] = []
         length = 0
-        while length < limits.ACCOUNT_WINDOW_BYTES and len(units) < limits.ACCOUNT_WINDOW_UNITS:
+        while length < PART_BYTES and len(units) < limits.ACCOUNT_WINDOW_UNITS:
             unit = next(self._units, None)
             if unit is None:
                 break

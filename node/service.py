@@ -46,7 +46,7 @@ from hanse.rpc.status import abort
 from hanse.v1 import node_pb2
 from node import streams
 from node.audit import Also, Audit, Decided, Ticket
-from node.deliveries import Deliveries, Serving, Unit
+from node.deliveries import PART_BYTES, Deliveries, Serving, Unit
 from node.members import Members
 from node.observe import Metrics
 from node.policy import Asked, Caller, Policies, Usage
@@ -311,7 +311,7 @@ class NodeService(grpc.GenericRpcHandler):
             for element in self._storage.elements(granted.version, span.element, span.elements or 1):
                 expected += 1
                 of = -(-element.length // element.chunk_size)
-                if span.elements and element.length <= limits.ACCOUNT_WINDOW_BYTES:
+                if span.elements and element.length <= PART_BYTES:
                     piece = Piece(element.name, element.fingerprint, 0, element.length, whole=True)
                     yield Unit(element.position, element.length, piece if element.length else None)
                     continue
@@ -490,7 +490,7 @@ def _runs(element: ServedElement, first: int, end: int, of: int) -> Iterator[Uni
     """Chunks of one element, no more at once than a window counts."""
     size = element.chunk_size
     while first < end:
-        chunks = min(end - first, max(1, limits.ACCOUNT_WINDOW_BYTES // size))
+        chunks = min(end - first, max(1, PART_BYTES // size))
         start, length = first * size, min((first + chunks) * size, element.length) - first * size
         piece = Piece(element.name, element.fingerprint, start, length, whole=length == element.length)
         yield Unit(element.position, length, piece, first, chunks, size, of)

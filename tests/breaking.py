@@ -90,7 +90,9 @@ def journaled(target: Path) -> tuple[int, int]:
         return 0, 0
     chunks = elements = 0
     for at in range(0, len(lines) - 31, 32):
-        _, count, _, length = (int.from_bytes(lines[at + 8 * n : at + 8 * n + 8], "little") for n in range(4))
+        element, count, _, length = (int.from_bytes(lines[at + 8 * n : at + 8 * n + 8], "little") for n in range(4))
+        if element == (1 << 64) - 1:
+            continue  # it names a delivery
         elements += count
         chunks += 0 if count else length
     return chunks, elements

@@ -38,6 +38,7 @@ from hanse.errors import (
     InvalidInput,
     LimitExceeded,
     NotFound,
+    NotPermitted,
     ReceiptsOwed,
     Unreachable,
     Withdrawn,
@@ -194,6 +195,9 @@ class _Fetch:
             self._write_back = WriteBack(_WRITE_BACK_BYTES)
             try:
                 self._transfer_all()
+            except NotPermitted:
+                self._session.end()  # it cannot go on: what came is signed for as it is
+                raise
             finally:
                 self._write_back.close()
             if (self._done_elements, self._done_bytes) != (self._count, self._total):
