@@ -165,8 +165,9 @@ def transaction(connection: Connection, begin: str = "BEGIN IMMEDIATE") -> Itera
     try:
         connection.execute("COMMIT")
     except BaseException:
-        _roll_back(connection)
-        _bury(connection)
+        with contextlib.suppress(sqlite3.Error):
+            _roll_back(connection)
+            _bury(connection)
         raise
 
 
@@ -180,11 +181,10 @@ def _bury(connection: Connection) -> None:
 
     Whoever opens the file next, if nobody has it open, would take it for committed. Another one is written over it.
     """
-    with contextlib.suppress(sqlite3.Error):
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            connection.execute(f"PRAGMA user_version = {version}")
-            connection.execute("COMMIT")
-        finally:
-            _roll_back(connection)
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("COMMIT")
+    finally:
+        _roll_back(connection)

@@ -125,3 +125,37 @@ def test_an_owner_restored_from_an_old_backup_is_noticed_by_its_peer_and_by_itse
     assert "86.consumer has seen" in owner.command("status").stdout
     # Its own log is whole, as far as it goes: it takes others to notice.
     assert "The log is as it was signed" in owner.command("check", "--deep").stdout
+
+
+def test_a_consumer_restored_from_an_old_backup_is_noticed_by_the_owner_and_by_itself(
+    league: League, tmp_path: Path
+) -> None:
+    owner, consumer = league.join("86.giver"), league.join("86.taker", serve=False)
+    (tmp_path / "data").write_bytes(b"a,b\n")
+    owner.command("add", tmp_path / "data", "--id", "data", "--open")
+    owner.published()
+    backup = tmp_path / "backup"
+
+    def fetch(number: int) -> None:
+        consumer.command("fetch", "86.giver/data", "-o", tmp_path / f"got-{number}")
+
+    fetch(1)
+    shutil.copyfile(consumer.home / FILE, backup)
+    fetch(2)
+    fetch(3)
+    assert consumer.json("status")["log_losses"] == []
+
+    shutil.copyfile(backup, consumer.home / FILE)
+    for number in range(4, 8):  # the owner has seen more than the first of these can prove, and says so
+        fetch(number)
+
+    (loss,) = consumer.json("status")["log_losses"]
+    assert loss["prefix"] == "86.giver"
+    assert "LOST" in consumer.command("status").stdout
+    (fork, *_) = owner.json("status")["forks"]
+    assert fork["prefix"] == "86.taker"
+    first, second = (parse(fork[each])[0] for each in ("first", "second"))
+    assert first.size == loss["seen"] <= second.size
+    assert first.root != second.root
+    assert owner.json("status")["log_losses"] == []
+    assert "log.forked" in owner.process.everything
