@@ -68,6 +68,8 @@ CALLS_PER_PEER_BURST: Final = 2000
 CONNECTION_AGE: Final = 1 * HOUR  # after which a peer must show its certificate again
 
 # Papers.
+OWN_POLICY_BYTES: Final = 8 * KIB  # of one; with the next, keeps what parses it from running out of stack
+OWN_POLICY_DEPTH: Final = 100  # brackets in brackets
 OWN_POLICIES_BYTES: Final = 1 * MIB  # of all policies/*.cedar together: they are read by people, and checked at once
 GRANT_CHAIN: Final = 8  # grants narrowed one from the other: each is verified and counted at every use
 REQUESTS_WAITING: Final = 50  # of one organization at one owner: people read them

@@ -110,16 +110,21 @@ def read(folder: Path) -> tuple[CedarPolicy, ...]:
 
 
 def parse(text: str, name: str) -> list[CedarPolicy]:
-    """The policies of one file, which errors call ``name``. Raises InvalidInput."""
-    return [_checked(piece, f"{name}:{line}") for line, piece in split(text)]
+    """The policies of one file, which errors call ``name``. Raises InvalidInput, LimitExceeded."""
+    try:
+        pieces = list(split(text))
+    except LimitExceeded as error:
+        raise LimitExceeded(f"{name}, {error}") from None
+    return [_checked(piece, f"{name}:{line}") for line, piece in pieces]
 
 
 def split(text: str) -> Iterator[tuple[int, str]]:
     """Each policy, with the line where it begins; what stands before it, comments as well, goes with it.
 
     A semicolon ends a policy, wherever it stands outside strings and comments (grammar of Cedar, 4.x).
+    Raises LimitExceeded, where brackets go too deep for what parses them.
     """
-    begun, line, starts_at, place, seen = 0, 1, 0, 0, False
+    begun, line, starts_at, place, seen, depth = 0, 1, 0, 0, False, 0
     while place < len(text):
         char = text[place]
         if char == "\n":
@@ -135,9 +140,15 @@ def split(text: str) -> Iterator[tuple[int, str]]:
             while place < len(text) and text[place] != '"':
                 line += text[place] == "\n"
                 place += 2 if text[place] == "\\" else 1
+        elif char in "([{":
+            depth += 1
+            if depth > limits.OWN_POLICY_DEPTH:
+                raise LimitExceeded(f"line {line}: at most {limits.OWN_POLICY_DEPTH} brackets are one in the other")
+        elif char in ")]}":
+            depth -= 1
         elif char == ";":
             yield starts_at, text[begun : place + 1] + "\n"
-            begun, seen = place + 1, False
+            begun, seen, depth = place + 1, False, 0
         place += 1
     if seen:
         yield starts_at, text[begun:] + "\n"
@@ -146,8 +157,13 @@ def split(text: str) -> Iterator[tuple[int, str]]:
 def _checked(text: str, place: str) -> CedarPolicy:
     import cedarpy
 
+    if len(text.encode()) > limits.OWN_POLICY_BYTES:
+        raise LimitExceeded(f"{place}: a policy has at most {limits.OWN_POLICY_BYTES} bytes: make several of it")
     try:
         parsed = json.loads(cedarpy.policies_to_json_str(text))
+        named = list(_entities(parsed))
+    except RecursionError:
+        raise LimitExceeded(f"{place}: the policy that begins here has too many parts: make several of it") from None
     except ValueError as error:
         raise InvalidInput(f"{place}: the policy that begins here cannot be read: {error}") from None
     if parsed["templates"] or len(parsed["staticPolicies"]) != 1:
@@ -158,7 +174,7 @@ def _checked(text: str, place: str) -> CedarPolicy:
             f"{place}: own policies forbid. Who may do what is said by `hanse terms` and by grants, "
             "which others can see and keep"
         )
-    for kind, name in _entities(policy):
+    for kind, name in named:
         _check_entity(kind, name, place)
     checked = cedarpy.validate_policies(text, _schema())
     if not checked:

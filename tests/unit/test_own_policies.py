@@ -107,6 +107,35 @@ def test_what_is_no_policy_of_the_schema_is_refused_with_file_and_line(text: str
         parse(text, "f")
 
 
+BEGUN = "forbid (principal, action, resource) when { "
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BEGUN + "(" * 5000 + "true" + ")" * 5000 + " };",
+        BEGUN + "(" * 20_000,
+        BEGUN + "[" * 3000 + "]" * 3000 + " == 1 };",
+        BEGUN + "{a:" * 2000 + "1" + "}" * 2000 + " == 1 };",
+        BEGUN + "||".join(["true"] * 1300) + " };",
+        BEGUN + "||".join(["true"] * 20_000) + " };",
+        BEGUN + "+".join(["1"] * 4000) + " == 1 };",
+        BEGUN + "context" + ".a" * 4000 + " == 1 };",
+        BEGUN + "!" * 4000 + "true };",
+        "forbid (principal, action, resource)" + " when { true }" * 20_000 + ";",
+    ],
+    ids=lambda text: text[44:56],
+)
+def test_what_would_use_up_the_stack_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"f:1|f, line 1"):
+        parse(text, "f")
+
+
+def test_what_is_long_but_sound_is_taken() -> None:
+    named = ", ".join(f'Hanse::Organization::"86.member-{number}"' for number in range(150))
+    assert len(parse(BEGUN + f"[{named}].contains(principal) }};", "f")) == 1
+
+
 def test_policies_are_told_apart_whatever_stands_in_strings_and_comments() -> None:
     text = """// a; b "
     @id("one; \\" two") forbid (principal, action, resource); forbid // ;

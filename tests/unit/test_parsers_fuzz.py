@@ -24,12 +24,15 @@ from hanse.model.identifier import Identifier, Prefix
 from hanse.model.keys import KeyId, PublicKey
 from hanse.model.manifest import ElementName
 from hanse.model.organization import IdentityKey, NodeEndpoint, OrganizationRecord
+from hanse.model.purposes import Purpose
 from hanse.model.record import Relation, check_media_type, check_text
 from hanse.model.search import Query
-from hanse.model.terms import Party
+from hanse.model.terms import Duty, Party
+from hanse.model.terms_json import parse_terms
 from hanse.rpc import status, tls
 from hanse.signing import SigningKey, is_signed_by, sign
 from hanse.v1 import envelope_pb2, manifest_pb2, organization_pb2, record_pb2, registry_pb2
+from node import own_policies
 from node.cli.operating import parse_since
 from node.config import Config
 from node.metadata import format_metadata, parse_metadata
@@ -64,7 +67,11 @@ BY_TEXT: dict[str, Callable[[str], Any]] = {
     "media type": check_media_type,
     "relation": Relation.parse,
     "invitation": wire.invitation_from_text,
-    "permission": Party.parse,
+    "party": Party.parse,
+    "duty": Duty.parse,
+    "purpose": Purpose.parse,
+    "terms": parse_terms,
+    "own policies": lambda text: own_policies.parse(text, "own.cedar"),
     "duration": duration.parse,
     "settings": Config.parse,
     "metadata": parse_metadata,
@@ -81,7 +88,8 @@ def test_any_text_is_a_value_or_wrong_input(parse: Callable[[str], Any], text: s
 
 
 COME_BACK: dict[str, Callable[[str], Any]] = {
-    name: BY_TEXT[name] for name in ("prefix", "identifier", "key id", "address", "element's name", "permission")
+    name: BY_TEXT[name]
+    for name in ("prefix", "identifier", "key id", "address", "element's name", "party", "duty", "purpose")
 }
 
 
