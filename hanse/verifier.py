@@ -1886,19 +1886,26 @@ def summary(report: Report) -> dict[str, Any]:
 
 def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], None]) -> None:
     """For a person."""
+    said = [""]
+
+    def say(text: str) -> None:
+        if text or said[0]:  # never two empty lines
+            print_line(text)
+        said[0] = text
+
     header = report.header
     chosen = ", ".join(f"{name} {value}" for name, value in header.get("selection", {}).items()) or "everything"
-    print_line(f"Evidence of {header.get('exporter', '?')}, made {moment(header.get('made_at', 0))}: {chosen}")
-    print_line(
+    say(f"Evidence of {header.get('exporter', '?')}, made {moment(header.get('made_at', 0))}: {chosen}")
+    say(
         f"{report.lines:,} lines, signed with key {report.signed_with}"
         if report.signed_with
         else "Its end is not signed."
     )
     if report.checkpoint:
-        print_line(f"Log of {report.checkpoint.size:,} entries, signed with key {report.checkpoint.key_id}")
+        say(f"Log of {report.checkpoint.size:,} entries, signed with key {report.checkpoint.key_id}")
     for prefix, held in report.peers.items():
-        print_line(f"Of the log of {prefix} it has a checkpoint: {held.size:,} entries, signed with key {held.key_id}")
-    print_line("")
+        say(f"Of the log of {prefix} it has a checkpoint: {held.size:,} entries, signed with key {held.key_id}")
+    say("")
     rows: list[tuple[str, ...]] = [("ORGANIZATION", "KEY ID", "KEYS", "HISTORY", "CONFIRMED")]
     rows += [
         (
@@ -1910,48 +1917,46 @@ def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], No
         )
         for each in report.organizations.values()
     ]
-    _table(rows, print_line)
+    _table(rows, say)
     rows = [("OWNER", "CONSUMER", "OBJECT", "PROVED", "PARTLY", "HALF", "WRONG", "BYTES")]
     for (owner, consumer, name), counts in sorted(report.tally.items()):
         told = (f"{counts[each]:,}" for each in ("proved", "partly", "half", "wrong", "bytes"))
         rows.append((owner, consumer, name, *told))
-    _table(rows, print_line)
+    _table(rows, say)
     if len(rows) == 1:
-        print_line("No receipt.")
-        print_line("")
+        say("No receipt.")
+        say("")
     for found in doubtful:
-        print_line(f"Receipt {found.digest[:16]} (line {found.line}): {_VERDICTS[found.verdict]}")
+        say(f"Receipt {found.digest[:16]} (line {found.line}): {_VERDICTS[found.verdict]}")
         for mark, texts in (("wrong", found.wrong), ("not proved", found.not_proved)):
             for text in texts:
-                print_line(f"  {mark}: {text}")
+                say(f"  {mark}: {text}")
         if found.half:
-            print_line(f"  {', '.join(found.proved[:1])}")
+            say(f"  {', '.join(found.proved[:1])}")
     if doubtful:
-        print_line("")
+        say("")
     others = report.verdicts["partly"] + report.verdicts["half"] + report.verdicts["wrong"] - len(doubtful)
     if others > 0:
-        print_line(f"… and {others:,} others that are not wholly proved: --json lists all.")
+        say(f"… and {others:,} others that are not wholly proved: --json lists all.")
     if report.verdicts["settled"]:
-        print_line(f"{report.verdicts['settled']:,} more were one side's word at first: both signed for them later.")
+        say(f"{report.verdicts['settled']:,} more were one side's word at first: both signed for them later.")
     for position, said in report.erased[:SHOWN]:
-        print_line(
-            f"Erased: position {position} of the log, said to have been a {said}. Only that it was there is proved."
-        )
+        say(f"Erased: position {position} of the log, said to have been a {said}. Only that it was there is proved.")
     for text in report.missing:
-        print_line(f"Missing, says the exporter: {text}")
+        say(f"Missing, says the exporter: {text}")
     for text in (*report.unconfirmed, *report.notes):
-        print_line(f"Note: {text}")
+        say(f"Note: {text}")
     for problem in report.problems[:SHOWN]:
         where = f"line {problem.line} ({problem.kind})" if problem.line else problem.kind
-        print_line(f"WRONG: {where}: {problem.what}")
+        say(f"WRONG: {where}: {problem.what}")
     if report.problem_count > SHOWN:
-        print_line(f"… and {report.problem_count - SHOWN:,} others.")
-    print_line("")
-    print_line("No file of this kind proves:")
+        say(f"… and {report.problem_count - SHOWN:,} others.")
+    say("")
+    say("No file of this kind proves:")
     for text in NOT_PROVED_BY_ANY:
-        print_line(f"  {text}")
-    print_line("")
-    print_line(_ENDS[report.exit_code])
+        say(f"  {text}")
+    say("")
+    say(_ENDS[report.exit_code])
 
 
 _VERDICTS = {
