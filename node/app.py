@@ -112,7 +112,7 @@ class Daemon:
         self._opened.callback(self.audit.close)
         self.own_policies = OwnPolicies(home / own_policies.FOLDER)
         self.policies = Policies(self.own_policies.start(), lambda error: log.error("policy.failed", error=error))
-        self.grants = Grants(self.evidence, lambda: self.resolver, self.storage, self.policies, self._clock)
+        self.grants = Grants(self.evidence, lambda: self.resolver, self.storage, self.policies, self._clock, self.audit)
         self.deliveries = Deliveries(
             self.evidence, self.identity.prefix, self.config.owed_bytes_per_peer, receipts=self.config.receipts
         )

@@ -11,7 +11,7 @@ grant counts at the next question, whichever process wrote it: nothing of it is 
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
@@ -41,18 +41,25 @@ from hanse.evidence.writer import Change
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier, Prefix
 from hanse.model.keys import KeyId
-from hanse.model.organization import OrganizationRecord
 from hanse.model.papers import NONCE_BYTES, AccessRequest, Denial, Grant, Revocation
 from hanse.model.record import check_text
 from hanse.model.terms import Conditions, Operation
 from hanse.signing import SigningKey, sign
 from hanse.v1 import node_pb2
+from node.audit import Audit, Decided
 from node.granting import answers, approved, bound_key, check_askable, least
 from node.policy import Asked, Caller, Policies, Usage, grantable
+from node.presenting import Check, take_chain, take_revocation
 from node.storage.catalog import CatalogStorage, WrappedObject
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
+_WHY = {  # for the owner's audit
+    NotFound: "not visible, or no such object",
+    Withdrawn: "withdrawn",
+    NotPermitted: "compute only",
+    LimitExceeded: "too many requests wait",
+}
 _decoded = lru_cache(4096)(wire_papers.decode_grant)
 
 
@@ -76,9 +83,11 @@ class Grants:
         catalog: CatalogStorage,
         policies: Policies,
         clock: Callable[[], float] = time.time,
+        audit: Audit | None = None,
     ) -> None:
+        """``audit``: where requests that are refused are recorded; the others are papers, and in the log."""
         self._evidence, self._resolver, self._catalog = evidence, resolver, catalog
-        self._policies, self._clock = policies, clock
+        self._policies, self._clock, self._audit = policies, clock, audit
 
     @property
     def evidence(self) -> Evidence:
@@ -98,22 +107,29 @@ class Grants:
         request = self._believed(
             [caller.prefix], lambda records: papers.verify_request(envelope, records[caller.prefix], now)
         )
-        wrapped = self._visible(request, caller, now)
-        check_askable(wrapped.terms, request)
-        answer = self._evidence.change(lambda change: self._answer(change, envelope, request, caller, wrapped))
+        try:
+            wrapped = self._visible(request, caller, now)
+            check_askable(wrapped.terms, request)
+            answer = self._evidence.change(lambda change: self._answer(change, envelope, request, caller, wrapped))
+        except (NotFound, NotPermitted, InvalidInput) as error:
+            if self._audit is not None:
+                who, why = (str(caller.prefix), str(caller.key_id)), _WHY.get(type(error), "not as it must be")
+                self._audit.decided(Decided(*who, str(request.id), 0, "ask", False, why, now))
+            raise
         return node_pb2.AskResponse(
             answer=wire.envelope_to_message(answer) if answer is not None else None
         ).SerializeToString()
 
     def present(self, data: bytes, caller: Caller) -> bytes:
         """A PresentRequest; an empty PresentResponse when the chain is known here from now on."""
-        message = _parse(node_pb2.PresentRequest, data)
+        message, now = _parse(node_pb2.PresentRequest, data), int(self._clock())
         if len(message.grants) > limits.GRANT_CHAIN or len(message.revocations) > limits.BATCH:
             raise LimitExceeded(f"a call shows one chain of {limits.GRANT_CHAIN} grants at most")
         if message.grants:
-            self._take_chain([wire.envelope_from_message(each) for each in message.grants], caller)
+            chain = [wire.envelope_from_message(each) for each in message.grants]
+            take_chain(self._evidence, self._believed, chain, caller, now)
         for each in message.revocations:
-            self._take_revocation(wire.envelope_from_message(each), caller)
+            take_revocation(self._evidence, self._believed, wire.envelope_from_message(each), caller, now)
         return node_pb2.PresentResponse().SerializeToString()
 
     def standing(self, data: bytes, caller: Caller) -> bytes:
@@ -347,55 +363,7 @@ class Grants:
         change.append(Kind.GRANT, wire.encode_envelope(envelope))
         return envelope
 
-    def _take_chain(self, envelopes: list[Envelope], caller: Caller) -> None:
-        """A chain whose last grant the caller holds is known from now on."""
-        claimed = [wire_papers.decode_grant(each.payload) for each in envelopes]
-        last = claimed[-1]
-        if last.to != caller.prefix or last.to_key not in (None, caller.key_id):
-            raise NotPermitted(f"the last grant of the chain is not for {caller.prefix} and its current key")
-        with self._evidence.reading() as connection:
-            known = storage.grant(connection, envelopes[0].digest)
-        if known is None or known.maker != self._prefix or known.owner != self._prefix:
-            raise NotPermitted(f"the chain does not begin with a grant that {self._prefix} made")
-        now = int(self._clock())
-        chain = self._believed(
-            {each.issuer for each in claimed}, lambda records: papers.verify_chain(envelopes, records, now=now)
-        )
-
-        def work(change: Change) -> None:
-            connection, root = change.connection, envelopes[0].digest
-            for grant, envelope in zip(chain[1:], envelopes[1:], strict=True):
-                if storage.grant(connection, envelope.digest) is None:
-                    if storage.below(connection, root) >= limits.GRANTS_NARROWED:
-                        raise LimitExceeded(
-                            f"at most {limits.GRANTS_NARROWED} grants are narrowed from one of an owner"
-                        )
-                    storage.put_grant(connection, grant, envelope, change.now)
-                    change.append(Kind.GRANT, wire.encode_envelope(envelope))
-            if any(row.revoked_at is not None for row in storage.chain(connection, envelopes[-1].digest)):
-                raise Revoked("a grant of the chain was revoked: ask whoever narrowed it for you")
-
-        self._evidence.change(work)
-
-    def _take_revocation(self, envelope: Envelope, caller: Caller) -> None:
-        """Of a grant that the caller made. One that is not known here needs no end: it has not been shown."""
-        now = int(self._clock())
-        revocation = self._believed(
-            [caller.prefix], lambda records: papers.verify_revocation(envelope, records[caller.prefix], now=now)
-        )
-
-        def work(change: Change) -> None:
-            row = storage.grant(change.connection, revocation.grant)
-            if row is None or row.owner != self._prefix:
-                return
-            if row.maker != caller.prefix:
-                raise NotPermitted(f"only who made a grant can revoke it, or {self._prefix}")
-            if storage.revoke(change.connection, revocation.grant, envelope, change.now):
-                change.append(Kind.REVOCATION, wire.encode_envelope(envelope))
-
-        self._evidence.change(work)
-
-    def _believed(self, prefixes: Iterable[Prefix], check: Callable[[Mapping[Prefix, OrganizationRecord]], T]) -> T:
+    def _believed(self, prefixes: Iterable[Prefix], check: Check[T]) -> T:
         """What a peer showed, verified. That it does not verify is the peer's fault, and it is told why."""
         try:
             return believed(self._resolver(), prefixes, check)

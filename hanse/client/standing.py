@@ -61,23 +61,26 @@ def _is_over(row: GrantRow, now: int) -> bool:
 
 def _refresh(resolver: Resolver, evidence: Evidence, owner: Prefix, rows: list[GrantRow]) -> None:
     own = evidence.identity().prefix
-    ours = [row.revocation for row in rows if row.maker == own and row.revocation is not None]
+    for row in rows:
+        if row.maker == own and row.revocation is not None:
+            tell(resolver, evidence, row.digest)
     asked = [row.digest for row in rows if row.revoked_at is None]
     with resolver.peer(owner) as peer:
-        for first in range(0, len(ours), limits.BATCH):
-            peer.present((), ours[first : first + limits.BATCH])
         for first in range(0, len(asked), limits.BATCH):
             for digest, envelope in peer.standing(asked[first : first + limits.BATCH]):
                 learn(resolver, evidence, digest, envelope)
 
 
 def tell(resolver: Resolver, evidence: Evidence, digest: bytes) -> None:
-    """Tells the owner that we ended a grant that we narrowed. Raises what the owner's node says."""
+    """Tells the owner that we ended a grant that we narrowed. Raises what the owner's node says.
+
+    The grant is shown with it: whoever holds it may not have done so yet, and must not be able to afterwards.
+    """
     with evidence.reading() as connection:
-        row = storage.grant(connection, digest)
-    if row is not None and row.revocation is not None:
-        with resolver.peer(row.owner) as peer:
-            peer.present((), [row.revocation])
+        rows = storage.chain(connection, digest)
+    if rows and rows[-1].revocation is not None:
+        with resolver.peer(rows[-1].owner) as peer:
+            peer.present([row.envelope for row in rows], [rows[-1].revocation])
 
 
 def all_grants(evidence: Evidence) -> list[tuple[GrantRow, GrantRow | None]]:

@@ -217,6 +217,8 @@ def test_to_who_may_not_know_of_an_object_it_does_not_exist(scene: Scene, third:
             ask(third, made(scene.third, id, HEALTH))
         told.append(str(refused.value).replace(id, "ID"))
     assert len(set(told)) == 1
+    refusals = [row.decided for row in scene.north.audit() if row.decided.operation == "ask"]
+    assert {(each.peer, each.object, each.allowed) for each in refusals} >= {("86.third", "86.north/hidden", False)}
     with pytest.raises(NotFound) as refused:
         third.describe("86.north/hidden")
     assert str(refused.value).replace("86.north/hidden", "ID") == told[0]
@@ -426,7 +428,7 @@ def test_a_chain_that_does_not_hold_is_not_taken(
     wider = narrowed(scene.acme, scene.third, root, grant, conditions=replace(grant.conditions, max_fetches=3))
     forged = narrowed(scene.acme, scene.third, root, grant, by=scene.third)
     cases = {
-        "to somebody else": (acme, (root, link)),
+        "to somebody else": (third, (root,)),
         "another's root": (third, (other_root, link)),
         "without its root": (third, (link,)),
         "wider": (third, (root, wider)),
@@ -486,6 +488,24 @@ def test_who_narrowed_a_grant_ends_it_and_nobody_else_but_the_owner_can(
         fetch(third, id, link.digest)
     assert fetch(acme, id, root.digest) == CONTENT
     assert standing(acme, link.digest)[link.digest].reason == "enough"
+
+
+def test_a_grant_that_was_ended_before_it_was_shown_cannot_be_shown_afterwards(
+    scene: Scene, acme: Caller, third: Caller, passable: tuple[str, Envelope, Grant]
+) -> None:
+    id, root, grant = passable
+    link = narrowed(scene.acme, scene.third, root, grant)
+    paper = Revocation(link.digest, Prefix("86.acme"), "a mistake", int(time.time()))
+    ended = sign(PayloadType.REVOCATION, wire_papers.encode_revocation(paper), scene.acme.identity.signing_key)
+    with pytest.raises(NotPermitted, match="show it first"):
+        present(acme, revocations=(ended,))
+    for _ in range(2):  # an answer that was lost
+        present(acme, root, link, revocations=(ended,))
+    with pytest.raises(Revoked):
+        present(third, root, link)
+    with pytest.raises(Revoked):
+        fetch(third, id, link.digest)
+    assert fetch(acme, id, root.digest) == CONTENT
 
 
 def test_spans_of_one_delivery_count_as_one_fetch(scene: Scene, acme: Caller) -> None:

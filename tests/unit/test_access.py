@@ -464,7 +464,9 @@ def test_what_was_narrowed_and_ended_is_told_to_the_owner_until_it_answered(scen
         standing.tell(scene.resolver, scene.evidence, row.digest)
     scene.owner.away = False
     standing.refresh(scene.resolver, scene.evidence)
-    assert [wire.encode_envelope(each) for each in scene.owner.shown[-1][1]] == [wire.encode_envelope(paper)]
+    shown, ended = scene.owner.shown[-1]
+    assert [each.digest for each in shown] == [own, row.digest]
+    assert [wire.encode_envelope(each) for each in ended] == [wire.encode_envelope(paper)]
     assert scene.best() == own
 
 
