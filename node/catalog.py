@@ -28,7 +28,7 @@ from hanse.errors import (
 )
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
-from hanse.model.record import Metadata, check_text
+from hanse.model.record import AccessMode, Metadata, check_text
 from hanse.model.terms import Terms
 from hanse.signing import SigningKey
 from node import checking, manifesting
@@ -383,6 +383,6 @@ def _notes(wrapped: WrappedObject, version: StoredVersion, walk: Walk) -> tuple[
         )
     if version.element_count == 0:
         notes.append("the folder has no files, so the object has no content yet: `hanse refresh` when it has some")
-    if not wrapped.terms.permissions:
+    if not wrapped.terms.permissions and wrapped.terms.mode is AccessMode.ON_REQUEST:
         notes.append("nobody but you may fetch it before you granted it: neither --open nor --allow was given")
     return tuple(notes)

@@ -209,8 +209,8 @@ def list_objects(session: Session) -> None:
     """What this node has wrapped.
 
     \b
-    With --json, one a line: id, version, title, type, elements, bytes, open, allowed, unlisted, status,
-    published, source, issued_at.
+    With --json, one a line: id, version, title, type, elements, bytes, mode, open, allowed, unlisted,
+    status, published, source, issued_at.
     """
     from node.cli.home import catalog_of
 
@@ -265,7 +265,9 @@ def _who(terms: "Terms") -> str:
     if any(not each.parties for each in terms.permissions):
         return "every member" if terms.mode == "open" else "every member, on request"
     named = ", ".join(dict.fromkeys(str(each.prefix) for each in terms.parties))
-    return named or "on request"
+    if not named:
+        return "on request"
+    return named if any(each.unasked for each in terms.permissions) else f"{named}, on request"
 
 
 def _state(entry: "Entry") -> str:

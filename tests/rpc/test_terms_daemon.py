@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
 from hanse.client.client import Client
 from hanse.client.peer import Span
@@ -16,6 +17,7 @@ from hanse.model.purposes import Purpose
 from hanse.model.record import AccessMode
 from hanse.model.terms import Conditions, Duty, Operation, Party, Permission, Terms
 from node import doctor
+from node.cli import main
 from node.own_policies import FOLDER
 from node.status import status
 from tests.league import Registry, eventually
@@ -118,6 +120,10 @@ def test_the_public_sees_mode_purposes_and_duties_and_nobody_who_is_named(scene:
         "do not pass on (enforced by contract)",
     )
     assert "acme" not in str(record)
+    told = CliRunner().invoke(main, ["--home", str(scene.acme.folder), "resolve", TRIAL]).stdout
+    assert "on request: its owner decides who may fetch it (academic-research)" in told
+    assert "delete within 30 days of fetching (enforced by the consumer's node)" in told
+    assert "do not pass on (enforced by contract)" in told
 
 
 # The owner's own policies.
