@@ -33,6 +33,7 @@ from hanse.signing import SigningKey
 from registry import config as settings
 from registry.config import Config
 from registry.joining import Issuer, Membership
+from registry.log import Log
 from registry.members import Statements
 from registry.passes import Passes
 from registry.storage.base import Figures, Storage
@@ -273,6 +274,7 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
 
     from registry.calls import SERVICE, Calls
     from registry.service import Service
+    from registry.tiles import Tiles
 
     config, home, storage = registry.config, registry.home, registry.storage
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -291,6 +293,7 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
     )
     address = _bind(server, registry)
     passes = Passes(registry.authority.fingerprint, registry.clock, config.calls_per_second, config.calls_burst)
+    log = Log(storage, registry.statements.key, registry.authority, registry.clock)
     service = Service(
         config,
         registry.authority_bytes,
@@ -300,6 +303,7 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
         passes,
         registry.clock,
         bytes.fromhex(storage.recall("page_secret") or secrets.token_hex(32)),
+        log,
         registry.registries,
     )
     calls = Calls(service, passes)
@@ -315,6 +319,9 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
             from registry.observe import start_metrics
 
             stack.callback(start_metrics(config.metrics, calls, storage))
+        served = Tiles(log, public_entries=config.public_entries)
+        if config.tiles is not None:
+            await served.start(config.tiles)
         await server.start()
         # What lives now lives to the end: the collector need not look at it again.
         gc.collect()
@@ -330,6 +337,7 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
         _log.info("serve.ending")
         await healthy.enter_graceful_shutdown()
         await service.drain()
+        await served.stop()
         await server.stop(_GRACE)
         await service.close()
     _log.info("serve.ended")

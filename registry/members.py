@@ -15,6 +15,7 @@ from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Prefix
 from hanse.model.organization import Authority, Member
 from hanse.signing import SigningKey, sign
+from hanse.transparency import membership_leaf
 from hanse.trust import VerifiedOrganization
 from registry.storage.base import Storage, Writing
 
@@ -73,7 +74,7 @@ class Statements:
     def __init__(
         self, key: SigningKey, authority: Authority, registries: tuple[Address, ...], clock: Callable[[], float]
     ) -> None:
-        self._key = key
+        self.key = key
         self._authority = authority
         self._registries = registries
         self._clock = clock
@@ -88,10 +89,10 @@ class Statements:
 
     def record_change(self, writing: Writing) -> None:
         """To be called in each transaction that altered the members: the new state becomes a change of its own."""
-        listed = wire.encode_members(writing.members(), list(self._registries))
-        head = self._sign(writing.next_membership_version(), sha256(listed).digest())
-        writing.put_change(wire.encode_envelope(head))
+        listed = sha256(wire.encode_members(writing.members(), list(self._registries))).digest()
+        version = writing.next_membership_version()
+        writing.put_membership(wire.encode_envelope(self._sign(version, listed)), membership_leaf(version, listed))
 
     def _sign(self, version: int, members_sha256: bytes) -> Envelope:
         head = wire.encode_membership_head(version, int(self._clock()), members_sha256, self._authority.fingerprint)
-        return sign(PayloadType.MEMBERSHIP, head, self._key)
+        return sign(PayloadType.MEMBERSHIP, head, self.key)
