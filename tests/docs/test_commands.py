@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "check": ([], {"--deep"}),
     "refresh": (["[SUFFIX]"], set()),
     "withdraw": (["SUFFIX"], {"--reason"}),
-    "resolve": (["ID"], set()),
+    "resolve": (["ID"], {"--prove"}),
     "search": (["[TEXT]"], {"--owner", "--type", "--subject", "--limit"}),
     "fetch": (["ID"], {"-o", "--output", "--element", "--version", "--streams"}),
     "verify": (["PATH", "ID"], set()),
