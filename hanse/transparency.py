@@ -25,6 +25,7 @@ from hanse.model.organization import Authority
 from hanse.rpc.tls import registry_name
 from hanse.signing import SigningKey, verifies
 
+_ED25519 = b"\x01"
 _COSIGNATURE = b"\x04"  # the kind of signature that has a time in it
 _TIME_BYTES = 8
 _ORIGIN_DIGITS = 16
@@ -69,6 +70,13 @@ def certificate_leaf(certificate: bytes) -> bytes:
 def origin(authority: Authority) -> str:
     """The name of a league's log. Two leagues may have one root, hence the fingerprint."""
     return f"{registry_name(authority.root)}/log/{authority.fingerprint.hex()[:_ORIGIN_DIGITS]}"
+
+
+def verifier_key(authority: Authority) -> str:
+    """What other software takes to verify the log's notes: <https://c2sp.org/signed-note>, "verifier keys"."""
+    name, key = origin(authority), authority.registry_key
+    encoded = base64.b64encode(_ED25519 + key.raw).decode()
+    return f"{name}+{notes.key_hash(name, key).hex()}+{encoded}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from hanse import limits, wire
+from hanse import limits, transparency, wire
 from hanse.errors import Conflict, HanseError, HomeUnusable
 from hanse.files import storage_errors, write_durably
 from hanse.home import Home
@@ -198,7 +198,7 @@ def restore(folder: Path, prefix: Prefix, clock: Clock = time.time) -> bool:
 
 @dataclass(frozen=True)
 class Status:
-    """What `status` tells. ``fingerprint`` is the league's, 32 bytes."""
+    """What `status` tells. ``fingerprint`` is the league's, 32 bytes; ``log_key`` is for verifiers of C2SP notes."""
 
     config: Config
     registries: tuple[Address, ...]
@@ -207,6 +207,7 @@ class Status:
     members: int
     suspended: int
     figures: Figures
+    log_key: str
 
 
 def status(folder: Path) -> Status:
@@ -221,6 +222,7 @@ def status(folder: Path) -> Status:
             len(listed),
             sum(member.suspended_at is not None for member in listed),
             registry.storage.figures(),
+            transparency.verifier_key(registry.authority),
         )
 
 

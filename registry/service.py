@@ -43,6 +43,7 @@ _PUBLISH_STREAMS, _PUBLISH_STREAMS_PER_MEMBER = 64, 4
 _PUBLISH_BYTES = 128 * limits.MIB  # of all streams that wait to be stored
 _RANKINGS = 64  # searches whose order is remembered for their next pages
 _ANSWER_BYTES = limits.MESSAGE_BYTES - 4 * limits.ENVELOPE_BYTES  # a record and its owner's still fit after that
+_RELOADS = 5  # until membership and log are of one moment
 _MOST = (1 << 63) - 1  # what the database's integers hold
 _IDENTIFIER_TEXT = limits.IDENTIFIER_BYTES + 16  # with a scheme in front
 
@@ -116,7 +117,13 @@ class Service:
 
     def reload(self) -> None:
         """Takes over the membership that is stored."""
-        self.league = members.load(self._storage, self._registries, self.league)  # type: ignore[arg-type]
+        for _ in range(_RELOADS):
+            self.league = members.load(self._storage, self._registries, self.league)  # type: ignore[arg-type]
+            if self.league.position is not None or not self.league.version:
+                break
+            # Another process was quicker; or the operator's commands tell other addresses than were read at the start,
+            # which is rare enough for a write here.
+            self._statements.catch_up(self._storage)
         self._passes.replace_league(self.league)
 
     def owner(self, sender: Prefix) -> VerifiedOrganization:
@@ -185,7 +192,13 @@ class Service:
         answer = framing.field(1, wire.encode_envelope(self._statements.current(league)))
         if message.known_members_sha256 != league.members_sha256:
             answer += framing.field(2, league.members)
-        return answer + framing.field(3, self._log.shown(message.seen_size)[1]) if message.with_checkpoint else answer
+        if not message.with_checkpoint:
+            return answer
+        size, log = self._log.shown(message.seen_size)
+        answer += framing.field(3, log)
+        if league.position is not None:
+            answer += framing.field(4, self._log.inclusion(league.position, size))
+        return answer
 
     def get_checkpoint(self, request: bytes) -> bytes:
         return framing.field(1, self._log.shown(parse(registry_pb2.GetCheckpointRequest, request).seen_size)[1])

@@ -215,7 +215,8 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
     """The registry. ``lies`` by method name ("resolve", "organization", "membership", "search") alter its answers.
 
     ``leaves`` is its log: what it shows of it is true of this list, whatever a test makes of it. ``shown_size`` is how
-    much of it it shows, None for all, ``shown_at`` the date it gives it, and without ``log`` it has none.
+    much of it it shows, None for all, ``shown_at`` the date it gives it, and without ``log`` it has none. What it gives
+    out of the membership becomes a leaf then, unless ``leaves_membership`` is off.
     """
 
     def __init__(self) -> None:
@@ -233,6 +234,7 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
         self.shown_size: int | None = None
         self.shown_at: int | None = None
         self.log = True
+        self.leaves_membership = True
         self.address = Address("127.0.0.1", 0)
         self._server: grpc.Server | None = None
 
@@ -285,7 +287,12 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
             head=wire.envelope_to_message(head), members=b"" if known else members
         )
         if request.with_checkpoint and self.log:
+            leaf = transparency.leaf_of(head)
+            if self.leaves_membership and leaf not in self.leaves:
+                self.leaves.append(leaf)
             response.log.CopyFrom(self.show(request.seen_size))
+            if (proved := self.include(head)) is not None:
+                response.inclusion.CopyFrom(proved)
         return self._answer("membership", response)
 
     def show(self, seen: int) -> registry_pb2.Log:

@@ -66,6 +66,19 @@ class Proved:
     organization: Inclusion | None
 
 
+@dataclass(frozen=True, slots=True)
+class ProvedMembership:
+    """The head and the list (empty if the caller has it), with proofs. Claims.
+
+    ``shown`` is None of a registry from before there was a log, and of one that withholds it.
+    """
+
+    head: Envelope
+    members: bytes
+    shown: Shown | None
+    inclusion: Inclusion | None
+
+
 class League:
     """Safe to share between threads. Every method raises hanse.errors only; Unreachable is worth trying again."""
 
@@ -79,25 +92,26 @@ class League:
 
     def get_membership(self, known_sha256: bytes = b"") -> tuple[Envelope, bytes]:
         """The signed head, and the list of members: empty if it is the one that the caller has."""
-        head, members, _ = self._membership(registry_pb2.GetMembershipRequest(known_members_sha256=known_sha256))
-        return head, members
+        found = self._membership(registry_pb2.GetMembershipRequest(known_members_sha256=known_sha256))
+        return found.head, found.members
 
-    def get_membership_and_log(self, known_sha256: bytes, seen_size: int) -> tuple[Envelope, bytes, Shown | None]:
-        """The same, and what the registry shows of its log to one who has seen ``seen_size`` entries: None if nothing.
-
-        That is so of a registry from before there was a log, and of one that withholds it.
-        """
+    def prove_membership(self, known_sha256: bytes, seen_size: int) -> ProvedMembership:
+        """The same, and what is to prove that this is what everybody is told."""
         return self._membership(
             registry_pb2.GetMembershipRequest(
                 known_members_sha256=known_sha256, with_checkpoint=True, seen_size=seen_size
             )
         )
 
-    def _membership(self, request: registry_pb2.GetMembershipRequest) -> tuple[Envelope, bytes, Shown | None]:
+    def _membership(self, request: registry_pb2.GetMembershipRequest) -> ProvedMembership:
         response = self._call(lambda stub, with_pass: stub.GetMembership(request, **with_pass))
         with _claims():
-            shown = wire_log.shown_from_message(response.log) if response.HasField("log") else None
-            return wire.envelope_from_message(response.head), response.members, shown
+            return ProvedMembership(
+                wire.envelope_from_message(response.head),
+                response.members,
+                wire_log.shown_from_message(response.log) if response.HasField("log") else None,
+                wire_log.inclusion_from_message(response.inclusion) if response.HasField("inclusion") else None,
+            )
 
     def get_checkpoint(self, seen_size: int = 0) -> Shown:
         """What the registry shows of its log to one who has seen ``seen_size`` entries."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from hanse import limits, transparency, trust, wire
 from hanse.client.identity import Identity
-from hanse.client.league import League, Proved
+from hanse.client.league import League, Proved, ProvedMembership
 from hanse.client.log import RegistryLog
 from hanse.client.peer import Peer
 from hanse.client.renewal import renewed_if_due
@@ -241,14 +241,13 @@ class Resolver:
             self._membership = (seen, checked_at)
             return seen
 
-        def ask(seen_size: int) -> tuple[tuple[Envelope, bytes], Shown | None]:
-            known_sha256 = seen.members_sha256 if seen else b""
-            head, members, shown = self._league.get_membership_and_log(known_sha256, seen_size)
-            return (head, members), shown
+        def ask(seen_size: int) -> tuple[ProvedMembership, Shown | None]:
+            answer = self._league.prove_membership(seen.members_sha256 if seen else b"", seen_size)
+            return answer, answer.shown
 
         try:
             # A registry that has two histories, or hides one, is not believed in who belongs to the league either.
-            (head, members), _ = self._log.follow(ask)
+            answer, signed = self._log.follow(ask)
         except Unreachable as error:
             if seen is None:
                 raise
@@ -258,10 +257,16 @@ class Resolver:
                     "is not known any more"
                 ) from None
             return seen
+        members = answer.members
         if not members and kept is not None:
             members = kept.members
-        found = trust.membership(head, members, self.identity.authority, now=self._now, seen=seen)
-        self._known.keep_membership(head, members, self._now)
+        found = trust.membership(answer.head, members, self.identity.authority, now=self._now, seen=seen)
+        if signed is not None:
+            if answer.inclusion is None:
+                raise WrongContent("the registry gives no proof that the membership is in its log")
+            leaf = transparency.membership_leaf(found.version, found.members_sha256)
+            transparency.included(leaf, answer.inclusion, signed.checkpoint, "the membership")
+        self._known.keep_membership(answer.head, members, self._now)
         self._membership = (found, self._now)
         self._league.learn(found.registries)
         return found

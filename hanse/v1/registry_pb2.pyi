@@ -176,22 +176,30 @@ class GetMembershipResponse(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    INCLUSION_FIELD_NUMBER: _builtins.int
     members: _builtins.bytes
     """A serialized MemberList; empty if the caller has it."""
     @_builtins.property
     def head(self) -> _envelope_pb2.Envelope: ...
     @_builtins.property
-    def log(self) -> Global___Log: ...
+    def log(self) -> Global___Log:
+        """With with_checkpoint."""
+
+    @_builtins.property
+    def inclusion(self) -> Global___Inclusion:
+        """With with_checkpoint: that this version of the membership is in the log."""
+
     def __init__(
         self,
         *,
         head: _envelope_pb2.Envelope | None = ...,
         members: _builtins.bytes = ...,
         log: Global___Log | None = ...,
+        inclusion: Global___Inclusion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "log", b"log"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "inclusion", b"inclusion", "log", b"log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "log", b"log", "members", b"members"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "inclusion", b"inclusion", "log", b"log", "members", b"members"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -181,6 +181,9 @@ class Storage(Protocol):
     def located(self, keys: Sequence[str]) -> dict[str, tuple[bool, bytes, int]]:
         """What ``resolve`` gives, and the position of it."""
 
+    def located_membership(self) -> int | None:
+        """The position of the newest membership head; None before the first, and of those from before the log."""
+
     def located_organization(self, prefix: Prefix) -> tuple[bytes, int] | None:
         """The newest envelope of an organization, and its position."""
 

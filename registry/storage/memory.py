@@ -117,6 +117,10 @@ class MemoryStorage:
     def located(self, keys: Sequence[str]) -> dict[str, tuple[bool, bytes, int]]:
         return {key: (*found, self._state.objects[key][1]) for key, found in self.resolve(keys).items()}
 
+    def located_membership(self) -> int | None:
+        told = self.recall("membership_position")
+        return None if told is None else int(told)
+
     def located_organization(self, prefix: Prefix) -> tuple[bytes, int] | None:
         chain = self._state.organizations.get(prefix)
         if not chain:
@@ -234,6 +238,7 @@ class MemoryWriting:
 
     def put_membership(self, envelope: bytes, leaf: bytes) -> None:
         self.state.changes.append(_Change(envelope, leaf))
+        self.remember("membership_position", str(len(self.state.changes)))
 
     def put_certificate(self, certificate: Certificate) -> None:
         leaf = certificate_leaf(certificate.der)

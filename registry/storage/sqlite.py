@@ -217,6 +217,10 @@ class SqliteStorage:
             for _, gone, envelope, position in self._rows(_LOCATE, (key,))
         }
 
+    def located_membership(self) -> int | None:
+        told = self.recall("membership_position")
+        return None if told is None else int(told)
+
     def located_organization(self, prefix: Prefix) -> tuple[bytes, int] | None:
         sql = "SELECT envelope, position FROM organizations WHERE prefix = ? ORDER BY version DESC LIMIT 1"
         rows = self._rows(sql, (str(prefix),))
@@ -437,7 +441,9 @@ class SqliteWriting:
         return version
 
     def put_membership(self, envelope: bytes, leaf: bytes) -> None:
-        self._put_change(self._append(leaf), envelope)
+        position = self._append(leaf)
+        self._put_change(position, envelope)
+        self.remember("membership_position", str(position))
 
     def _put_change(self, position: int, envelope: bytes) -> None:
         self._connection.execute("INSERT INTO changes (position, envelope) VALUES (?, ?)", (position, envelope))

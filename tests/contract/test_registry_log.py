@@ -77,6 +77,7 @@ def test_given_nothing_then_the_log_is_empty(storage):
     assert storage.head() == Head(0, merkle.EMPTY_ROOT)
     assert storage.tile(0, 0, 1) is None
     assert storage.leaves(0, 10) == []
+    assert storage.located_membership() is None
     assert storage.problems() == []
 
 
@@ -106,6 +107,7 @@ def test_given_changes_of_all_kinds_then_each_is_a_leaf_at_its_position(storage)
     assert storage.changes(2, 1, 1 << 20, certificates=True) == [everything[2]]
     assert storage.located(["86.north/1", "86.north/3"]) == {"86.north/1": (False, new(1, 2).envelope, 5)}
     assert storage.located_organization(NORTH) == (stored.envelope, 1)
+    assert storage.located_membership() == 2
     assert storage.located_organization(Prefix("86.south")) is None
     assert storage.problems() == []
 

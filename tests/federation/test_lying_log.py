@@ -292,6 +292,24 @@ def test_a_log_that_lies_with_the_membership_is_noticed_without_asking_for_proof
     assert len(scene.lies()) == 1
 
 
+def test_a_membership_that_others_do_not_see_is_refused(scene: Scene) -> None:
+    """It suspends north, for acme alone."""
+    with Client(scene.home) as client:
+        client.resolver.membership(max_age=0)
+        scene.league.leaves_membership = False
+        scene.league.membership_version += 1
+        scene.league.suspended[scene.north.prefix] = 1
+        with pytest.raises(Exception, match="no proof that the membership is in its log"):
+            client.resolver.membership(max_age=0)
+        scene.league.leaves.append(bytes(33))
+        scene.league.lies["membership"] = lambda answer: (answer.inclusion.MergeFrom(scene.league.include(
+            scene.league.records[X])), answer)[1]  # fmt: skip
+        with pytest.raises(Exception, match="does not prove that the membership is in its log"):
+            client.resolver.membership(max_age=0)
+        kept = client.resolver._known.membership()
+        assert wire.decode_membership_head(kept.head.payload)[0] == 1
+
+
 def test_a_registry_without_a_log_is_believed_until_it_has_shown_one(tmp_path: Path) -> None:
     with SimulatedLeague() as league:
         league.log = False

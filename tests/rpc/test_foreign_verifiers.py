@@ -44,6 +44,8 @@ class Ours:
         return transparency.origin(self.authority)
 
     def vkey(self, kind: int = 1) -> str:
+        if kind == 1:
+            return transparency.verifier_key(self.authority)
         public = bytes((kind,)) + self.authority.registry_key.raw
         digest = merkle.sha256(self.origin.encode() + b"\n" + public).digest()[:4]
         return f"{self.origin}+{digest.hex()}+{base64.b64encode(public).decode()}"

@@ -155,6 +155,54 @@ def test_given_joining_rotation_suspension_and_restoration_then_each_is_an_entry
     )  # the daemon looks for what the operator's commands did
 
 
+def test_given_other_addresses_after_a_restart_then_the_membership_that_is_told_is_an_entry(tmp_path):
+    with Registry.start(tmp_path / "registry") as registry:
+        member = registry.join("86.north")
+        with app.opened(registry.folder) as opened:
+            authority = opened.authority
+        for _ in range(2):  # the second time nothing is new
+            registry.stop()
+            settings = registry.folder / "registry.toml"
+            if "advertise" not in settings.read_text():
+                settings.write_text('advertise = ["elsewhere.example.org:1"]\n' + settings.read_text())
+            registry.serve()
+            member.channel = registry.dial()
+            request = registry_pb2.GetMembershipRequest(with_checkpoint=True)
+            answer = member.stub.GetMembership(request, metadata=member.metadata, timeout=20)
+            signed = transparency.verify(answer.log.checkpoint, authority)
+            leaf = transparency.leaf_of(wire.envelope_from_message(answer.head))
+            inclusion = wire_log.inclusion_from_message(answer.inclusion)
+            transparency.included(leaf, inclusion, signed.checkpoint, "the membership")
+            assert b"elsewhere.example.org:1" in answer.members
+            assert signed.checkpoint.size == 4
+
+
+def test_given_settings_that_changed_under_a_running_registry_then_what_it_tells_is_an_entry(tmp_path):
+    with Registry.start(tmp_path / "registry") as registry:
+        member = registry.join("86.north")
+        registry.join("86.south")
+        with app.opened(registry.folder) as opened:
+            authority = opened.authority
+        settings = registry.folder / "registry.toml"
+        settings.write_text('advertise = ["elsewhere.example.org:1"]\n' + settings.read_text())
+        app.suspend(registry.folder, Prefix("86.south"))
+
+        def told():
+            request = registry_pb2.GetMembershipRequest(with_checkpoint=True)
+            answer = member.stub.GetMembership(request, metadata=member.metadata, timeout=20)
+            signed = transparency.verify(answer.log.checkpoint, authority)
+            leaf = transparency.leaf_of(wire.envelope_from_message(answer.head))
+            inclusion = wire_log.inclusion_from_message(answer.inclusion)
+            transparency.included(leaf, inclusion, signed.checkpoint, "the membership")
+            return answer
+
+        for _ in range(30):  # at each moment, before it has noticed and after
+            answer = told()
+            time.sleep(0.02)
+        assert b"elsewhere" not in answer.members
+        assert wire.decode_membership_head(answer.head.payload)[0] == 4
+
+
 def test_given_a_renewal_then_the_certificate_is_an_entry_and_asking_again_adds_none(registry, authority):
     member = registry.join("86.west")
     now = int(time.time())
