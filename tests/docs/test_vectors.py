@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from hanse import trust, wire
+from hanse import merkle, transparency, trust, wire
 from hanse.errors import NotAuthenticated
 from hanse.model.keys import PublicKey
 from hanse.signing import is_signed_by
+from hanse.transparency import Inclusion, Shown
 from tests.vectors import make
 
 T = make.T0 + 100_000
@@ -78,3 +79,21 @@ def test_the_pass_is_good_for_its_league_and_its_time_only() -> None:
         trust.caller(envelope, make.NEW.public, bytes(32), now=make.T0 + 1600)
     with pytest.raises(NotAuthenticated):
         trust.caller(envelope, make.NEW.public, league, now=make.T0 + 1500 + 721)
+
+
+def test_the_log_of_the_vectors_verifies() -> None:
+    log = vector("log")
+    authority = wire.decode_authority(bytes.fromhex(log["authority"]))
+    older, newer = (transparency.verify(note, authority) for note in log["checkpoints"])
+    path = tuple(bytes.fromhex(each) for each in log["consistency"])
+    assert transparency.follow(older, newer, Shown(newer.note, older.checkpoint.size, path)) == newer
+    leaves = [bytes.fromhex(entry["data"]) for entry in log["entries"]]
+    assert newer.checkpoint.root == merkle.root(map(merkle.leaf_hash, leaves))
+    record = wire.decode_envelope(bytes.fromhex(vector("object")["record"]["serialized"]))
+    proof = log["inclusion"]
+    inclusion = Inclusion(proof["index"], tuple(bytes.fromhex(each) for each in proof["path"]))
+    transparency.included(transparency.leaf_of(record), inclusion, newer.checkpoint, "it")
+    assert leaves[1] == transparency.membership_leaf(
+        *wire.decode_membership_head(bytes.fromhex(log["membership_head"]))
+    )
+    assert leaves[2] == transparency.certificate_leaf(bytes.fromhex(log["certificate"]))
