@@ -153,6 +153,7 @@ class Service:
             self._tell()
 
     def _tell(self) -> None:
+        self._log.changed()
         self._news.set()
         self._news = asyncio.Event()
 
@@ -194,7 +195,7 @@ class Service:
             answer += framing.field(2, league.members)
         if not message.with_checkpoint:
             return answer
-        size, log = self._log.shown(message.seen_size)
+        size, log = self._log.shown(message.seen_size, league.position or 0)
         answer += framing.field(3, log)
         if league.position is not None:
             answer += framing.field(4, self._log.inclusion(league.position, size))
@@ -253,7 +254,8 @@ class Service:
         found = self._storage.located([key for key in keys if key is not None])
         prefixes = dict.fromkeys(key.partition("/")[0] for key in keys if key is not None and with_organization)
         owners = {prefix: self._storage.located_organization(Prefix(prefix)) for prefix in prefixes}
-        size, log = self._log.shown(seen)
+        places = [each[-1] for each in (*found.values(), *owners.values()) if each is not None]
+        size, log = self._log.shown(seen, max(places, default=0))
         answer, length = [framing.field(3, log)], 0
         answered = set[str]()
         for key in keys:

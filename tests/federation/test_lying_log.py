@@ -4,6 +4,8 @@ The registry is simulated, since ours refuses to lie, and signs whatever it show
 of its own.
 """
 
+import re
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -151,6 +153,18 @@ def test_when_the_log_is_true_again_then_what_was_seen_before_still_counts(scene
     forked(scene)
     assert scene.hanse("resolve", X, "--prove").code == 6
     scene.league.leaves = true
+    assert scene.hanse("resolve", X, "--prove").code == 0
+    assert len(scene.lies()) == 1
+
+
+def test_the_operators_way_out_after_an_old_backup_is_the_one_that_the_guide_tells(scene: Scene) -> None:
+    rolled_back(scene)
+    assert scene.hanse("resolve", X, "--prove").code == 6
+    guide = (Path(__file__).parents[2] / "deploy" / "README.md").read_text()
+    (statement,) = re.findall(r'`sqlite3 known\.db "([^"]*registry_log[^"]*)"`', guide)
+    with sqlite3.connect(scene.home / "known.db") as database:
+        database.execute(statement)
+    database.close()
     assert scene.hanse("resolve", X, "--prove").code == 0
     assert len(scene.lies()) == 1
 

@@ -45,6 +45,22 @@ def test_however_leaves_come_the_root_and_every_proof_are_those_of_all(
     merkle.verify_consistency(old, merkle.root(leaves[:old]), size, root, proof)
 
 
+@given(st.integers(1, 1500), st.randoms())
+def test_the_short_way_to_a_proof_gives_the_same(size: int, source: random.Random) -> None:
+    stored = Stored()
+    stored.append(0, hashes(size))
+
+    def tile(level: int, number: int) -> tiles.Subtrees:
+        return tiles.unpacked(stored[level, number], tiles.width(level, number, size))
+
+    for index in {0, size - 1, source.randrange(size)}:
+        expected = merkle.inclusion_proof(stored.nodes(size), index, size)
+        assert tiles.inclusion_proof(tile, index, size) == expected
+    for index in (-1, size):
+        with pytest.raises(InvalidInput, match=f"has no leaf {index}"):
+            tiles.inclusion_proof(tile, index, size)
+
+
 def test_three_levels_of_tiles() -> None:
     leaves, stored = hashes(65_536 + 300), Stored()
     stored.append(0, leaves[:65_000])
@@ -52,6 +68,10 @@ def test_three_levels_of_tiles() -> None:
     assert root == merkle.root(leaves)
     assert {level for level, _ in stored} == {0, 1, 2}
     assert stored[2, 0] == merkle.root(leaves[:65_536])
+    whole = lambda level, number: tiles.unpacked(stored[level, number], tiles.width(level, number, len(leaves)))  # noqa: E731
+    for index in (0, 255, 256, 40_000, 65_535, 65_536, len(leaves) - 1):
+        proof = tiles.inclusion_proof(whole, index, len(leaves))
+        merkle.verify_inclusion(leaves[index], index, len(leaves), proof, root)
     for size in (1, 256, 65_535, 65_536, 65_537, len(leaves)):
         assert merkle.root_at(stored.nodes(size), size) == merkle.root(leaves[:size])
 
