@@ -48,6 +48,14 @@ def checkpoint(member, authority, seen=0):
     return transparency.read(shown.note, authority, now=int(time.time())), shown
 
 
+def grown(member, authority, size):
+    """The checkpoint of that size, once the daemon has noticed what the operator's commands did."""
+    eventually(lambda: checkpoint(member, authority)[0].checkpoint.size >= size, 3.0)
+    found, _ = checkpoint(member, authority)
+    assert found.checkpoint.size == size
+    return found
+
+
 def resolved(member, *ids, seen=0, with_organization=True):
     request = registry_pb2.ResolveRequest(ids=ids, with_organization=with_organization, prove=True, seen_size=seen)
     with raised():
@@ -142,6 +150,7 @@ def test_given_joining_rotation_suspension_and_restoration_then_each_is_an_entry
     for change in (lambda: app.suspend(registry.folder, Prefix("86.south"), "why"),
                    lambda: app.restore(registry.folder, Prefix("86.south"))):  # fmt: skip
         change()
+    grown(north, authority, before.checkpoint.size + 5)
     after, shown = checkpoint(north, authority, before.checkpoint.size)
     transparency.follow(before, after, shown)
     added = entries(north, after.checkpoint.size)[before.checkpoint.size :]
@@ -222,8 +231,7 @@ def test_given_a_renewal_then_the_certificate_is_an_entry_and_asking_again_adds_
         csr = tls.make_request(member.tls_key, member.prefix)
         later = opened.membership._certify(writing, csr, member.organization, now + 61)
     assert later != member.certificate
-    newest, _ = checkpoint(member, authority)
-    assert newest.checkpoint.size == before.checkpoint.size + 1
+    newest = grown(member, authority, before.checkpoint.size + 1)
     assert entries(member, newest.checkpoint.size)[-1] == transparency.certificate_leaf(later)
 
 
