@@ -33,6 +33,9 @@ CONSISTENCY_HASHES: Final = 64  # of one proof: a log of 2**63 leaves needs fewe
 FORKS_PER_PEER: Final = 16  # pairs of contradicting checkpoints that are kept: one would do
 OVERTAKEN: Final = 60  # seconds; a checkpoint older than this did not merely arrive after a newer one
 
+CHECKPOINT_AGE: Final = 60  # seconds after which a registry's checkpoint is no answer any more
+PROOFS: Final = 100  # identifiers in one Resolve that asks for proofs: each is some 20 hashes
+
 # Content.
 CHUNK_BYTES: Final = 1 * MIB  # what is verified at once; SPEC.md section 8.3
 MIN_CHUNK_BYTES: Final = 16 * KIB

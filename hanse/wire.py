@@ -259,6 +259,14 @@ def encode_membership_head(version: int, issued_at: int, members_sha256: bytes, 
     ).SerializeToString()
 
 
+def decode_membership_head(head: bytes) -> tuple[int, bytes]:
+    """The version and the SHA-256 of the list."""
+    message = _parse(organization_pb2.MembershipHead, head)
+    if not 0 < message.version <= _MOST or len(message.members_sha256) != 32:
+        raise InvalidInput("a membership head has a version and names a list")
+    return message.version, message.members_sha256
+
+
 def decode_membership(head: bytes, members: bytes) -> tuple[Membership, bytes]:
     """The membership and the fingerprint of the league that it is meant for."""
     message = _parse(organization_pb2.MembershipHead, head)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from hanse import limits, wire
+from hanse import limits, transparency, wire
 from hanse.errors import Conflict, HanseError, HomeUnusable
 from hanse.files import storage_errors, write_durably
 from hanse.home import Home
@@ -33,6 +33,7 @@ from hanse.signing import SigningKey
 from registry import config as settings
 from registry.config import Config
 from registry.joining import Issuer, Membership
+from registry.log import Log
 from registry.members import Statements
 from registry.passes import Passes
 from registry.storage.base import Figures, Storage
@@ -197,7 +198,7 @@ def restore(folder: Path, prefix: Prefix, clock: Clock = time.time) -> bool:
 
 @dataclass(frozen=True)
 class Status:
-    """What `status` tells. ``fingerprint`` is the league's, 32 bytes."""
+    """What `status` tells. ``fingerprint`` is the league's, 32 bytes; ``log_key`` is for verifiers of C2SP notes."""
 
     config: Config
     registries: tuple[Address, ...]
@@ -206,6 +207,7 @@ class Status:
     members: int
     suspended: int
     figures: Figures
+    log_key: str
 
 
 def status(folder: Path) -> Status:
@@ -220,6 +222,7 @@ def status(folder: Path) -> Status:
             len(listed),
             sum(member.suspended_at is not None for member in listed),
             registry.storage.figures(),
+            transparency.verifier_key(registry.authority),
         )
 
 
@@ -273,6 +276,7 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
 
     from registry.calls import SERVICE, Calls
     from registry.service import Service
+    from registry.tiles import Tiles
 
     config, home, storage = registry.config, registry.home, registry.storage
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
@@ -291,6 +295,7 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
     )
     address = _bind(server, registry)
     passes = Passes(registry.authority.fingerprint, registry.clock, config.calls_per_second, config.calls_burst)
+    log = Log(storage, registry.statements.key, registry.authority, registry.clock)
     service = Service(
         config,
         registry.authority_bytes,
@@ -300,6 +305,7 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
         passes,
         registry.clock,
         bytes.fromhex(storage.recall("page_secret") or secrets.token_hex(32)),
+        log,
         registry.registries,
     )
     calls = Calls(service, passes)
@@ -315,6 +321,9 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
             from registry.observe import start_metrics
 
             stack.callback(start_metrics(config.metrics, calls, storage))
+        served = Tiles(log, public_entries=config.public_entries)
+        if config.tiles is not None:
+            await served.start(config.tiles)
         await server.start()
         # What lives now lives to the end: the collector need not look at it again.
         gc.collect()
@@ -330,6 +339,7 @@ async def _serve(registry: Registry, ready: Callable[[Address], None], stop: thr
         _log.info("serve.ending")
         await healthy.enter_graceful_shutdown()
         await service.drain()
+        await served.stop()
         await server.stop(_GRACE)
         await service.close()
     _log.info("serve.ended")

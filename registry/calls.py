@@ -42,6 +42,7 @@ POLICIES: Mapping[str, Policy] = {
     "Resolve": Policy.MEMBERS,
     "Search": Policy.MEMBERS,
     "Watch": Policy.MEMBERS,
+    "GetCheckpoint": Policy.MEMBERS,
 }
 
 
@@ -62,6 +63,7 @@ class Calls:
             "GetMembership": service.get_membership,
             "GetOrganization": service.get_organization,
             "Resolve": service.resolve,
+            "GetCheckpoint": service.get_checkpoint,
         }
         slow = {"Join": service.join, "Renew": service.renew, "Search": service.search}
         handlers = {}

@@ -228,6 +228,7 @@ def status(home: Path, as_json: bool) -> None:
         "withdrawn": figures.withdrawn,
         "position": figures.last_position,
         "bytes_on_disk": figures.bytes_on_disk,
+        "log_key": told.log_key,
     }
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))

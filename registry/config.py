@@ -6,6 +6,8 @@ listen = "0.0.0.0:7400"
 advertise = ["registry.example.org:7400"]    # what members dial; default: listen
 reflection = false                           # needs the extra `reflection`
 metrics = "127.0.0.1:9400"                   # needs the extra `metrics`; default: none
+tiles = "127.0.0.1:7480"                     # the log over HTTP, for everybody; default: not
+public_entries = false                       # with tiles: also of what kind each entry is, and its digest
 calls_per_second = 200                       # of one member, sustained
 calls_burst = 2000
 
@@ -42,6 +44,8 @@ class Config:
     advertise: tuple[Address, ...] = ()
     reflection: bool = False
     metrics: Address | None = None
+    tiles: Address | None = None
+    public_entries: bool = False
     calls_per_second: float = limits.CALLS_PER_PEER
     calls_burst: int = limits.CALLS_PER_PEER_BURST
     referrals: dict[Prefix, tuple[Address, ...]] = field(default_factory=dict)
@@ -82,7 +86,10 @@ def load(path: Path) -> Config:
 
 
 def _parse(settings: dict[str, Any]) -> Config:
-    known = {"name", "root", "listen", "advertise", "reflection", "metrics", "calls_per_second", "calls_burst"}
+    known = {
+        "name", "root", "listen", "advertise", "reflection", "metrics", "tiles", "public_entries", "calls_per_second",
+        "calls_burst",
+    }  # fmt: skip
     if unknown := settings.keys() - known - {"referrals"}:
         raise InvalidInput(f"unknown setting {min(unknown)!r}; known are {', '.join(sorted(known))}, [referrals]")
     if "root" not in settings:
@@ -91,10 +98,7 @@ def _parse(settings: dict[str, Any]) -> Config:
         _number(settings, "calls_per_second", limits.CALLS_PER_PEER),
         _number(settings, "calls_burst", limits.CALLS_PER_PEER_BURST),
     )
-    reflection = settings.get("reflection", False)
-    if not isinstance(reflection, bool):
-        raise InvalidInput("'reflection' is true or false")
-    metrics = settings.get("metrics", "")
+    metrics, tiles = settings.get("metrics", ""), settings.get("tiles", "")
     referrals = settings.get("referrals", {})
     if not isinstance(referrals, dict):
         raise InvalidInput("'referrals' is a table of roots and addresses")
@@ -103,8 +107,10 @@ def _parse(settings: dict[str, Any]) -> Config:
         root=Prefix.parse(_text(settings["root"], "root")),
         listen=Address.parse(_text(settings.get("listen", str(DEFAULT_LISTEN)), "listen")),
         advertise=_addresses(settings.get("advertise", []), "advertise"),
-        reflection=reflection,
+        reflection=_truth(settings, "reflection"),
         metrics=Address.parse(_text(metrics, "metrics")) if metrics else None,
+        tiles=Address.parse(_text(tiles, "tiles")) if tiles else None,
+        public_entries=_truth(settings, "public_entries"),
         calls_per_second=rate,
         calls_burst=int(burst),
         referrals={Prefix.parse(root): _addresses(each, "referrals") for root, each in referrals.items()},
@@ -114,6 +120,13 @@ def _parse(settings: dict[str, Any]) -> Config:
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise InvalidInput(f"{name!r} is a text in quotes")
+    return value
+
+
+def _truth(settings: dict[str, Any], name: str) -> bool:
+    value = settings.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name!r} is true or false")
     return value
 
 

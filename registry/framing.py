@@ -26,14 +26,16 @@ def field(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def resolution(envelope: bytes, withdrawn: bool) -> bytes:
-    """``ResolveResponse.resolutions`` with a record in it."""
+def resolution(envelope: bytes, withdrawn: bool, inclusion: bytes = b"") -> bytes:
+    """``ResolveResponse.resolutions`` with a record in it, and the proof of it if there is one."""
+    if inclusion:
+        return field(1, (_WITHDRAWN if withdrawn else _ACTIVE)[:2] + field(2, envelope) + field(4, inclusion))
     size = varint(len(envelope))
     return b"".join(
         (b"\x0a", varint(3 + len(size) + len(envelope)), _WITHDRAWN if withdrawn else _ACTIVE, size, envelope)
     )
 
 
-def change(position: int, envelope: bytes) -> bytes:
+def change(position: int, content: bytes, is_certificate: bool = False) -> bytes:
     """``WatchResponse.changes``."""
-    return field(1, b"\x08" + varint(position) + field(2, envelope))
+    return field(1, b"\x08" + varint(position) + field(3 if is_certificate else 2, content))

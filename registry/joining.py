@@ -27,7 +27,9 @@ from hanse.rpc import tls
 from hanse.trust import VerifiedOrganization
 from registry.members import League, Statements
 from registry.passes import refuse_suspended
-from registry.storage.base import Storage, StoredInvitation, StoredOrganization, Writing
+from registry.storage.base import Certificate, Storage, StoredInvitation, StoredOrganization, Writing
+
+_SAME_CERTIFICATE = 60  # seconds
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,21 @@ class Membership:
             elif (member := writing.member(record.prefix)) is not None:
                 refuse_suspended(member)
             # Before the end of the transaction: nobody becomes a member without getting a certificate.
-            check_request(request, record)
-            return self._issuer.member_certificate(request, record.prefix, now)
+            return self._certify(writing, request, record, now)
+
+    def _certify(self, writing: Writing, request: bytes, record: OrganizationRecord, now: int) -> bytes:
+        """What was issued just before is given again: asking often must not make the log grow."""
+        check_request(request, record)
+        last = writing.newest_certificate(record.prefix)
+        if (
+            last is not None
+            and 0 <= now - last.issued_at < _SAME_CERTIFICATE
+            and tls.read_certificate(last.der).key_digest == tls.request_key_digest(request)
+        ):
+            return last.der
+        issued = self._issuer.member_certificate(request, record.prefix, now)
+        writing.put_certificate(Certificate(record.prefix, now, issued))
+        return issued
 
     def _admit(self, writing: Writing, verified: VerifiedOrganization, now: int) -> None:
         record = verified.record
@@ -116,8 +131,8 @@ class Membership:
         record = standing.organization.record
         request = trust.renewal(renewal, record.current_key, self._issuer.authority.fingerprint, now=now)
         refuse_suspended(standing.member)
-        check_request(request.csr, record)
-        return self._issuer.member_certificate(request.csr, record.prefix, now)
+        with self._storage.writing() as writing:
+            return self._certify(writing, request.csr, record, now)
 
     def suspend(self, prefix: Prefix, reason: str) -> bool:
         """Whether it was not suspended before. Raises NotFound."""

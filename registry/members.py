@@ -15,6 +15,7 @@ from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Prefix
 from hanse.model.organization import Authority, Member
 from hanse.signing import SigningKey, sign
+from hanse.transparency import membership_leaf
 from hanse.trust import VerifiedOrganization
 from registry.storage.base import Storage, Writing
 
@@ -33,12 +34,16 @@ class Standing:
 
 @dataclass(frozen=True)
 class League:
-    """One state of the membership. ``members`` is the serialized list, ``members_sha256`` 32 bytes."""
+    """One state of the membership. ``members`` is the serialized list, ``members_sha256`` 32 bytes.
+
+    ``position`` is where the log has it.
+    """
 
     version: int = 0
     standings: dict[Prefix, Standing] = field(default_factory=dict)
     members: bytes = b""
     members_sha256: bytes = b""
+    position: int | None = None
 
     def standing(self, prefix: Prefix) -> Standing:
         """Raises NotAuthenticated for a stranger."""
@@ -64,7 +69,16 @@ def load(storage: Storage, registries: tuple[Address, ...], before: League) -> L
         organization = VerifiedOrganization(record, envelope, newest.digest)
         standings[member.prefix] = Standing(member, organization, newest.envelope)
     listed = wire.encode_members(members, list(registries))
-    return League(version, standings, listed, sha256(listed).digest())
+    digest = sha256(listed).digest()
+    return League(version, standings, listed, digest, _logged(storage, version, digest))
+
+
+def _logged(storage: Storage, version: int, members_sha256: bytes) -> int | None:
+    """The position of that membership, if it is the newest that the log has."""
+    position = storage.located_membership()
+    if position is None or storage.leaves(position - 1, 1) != [membership_leaf(version, members_sha256)]:
+        return None
+    return position
 
 
 class Statements:
@@ -73,7 +87,7 @@ class Statements:
     def __init__(
         self, key: SigningKey, authority: Authority, registries: tuple[Address, ...], clock: Callable[[], float]
     ) -> None:
-        self._key = key
+        self.key = key
         self._authority = authority
         self._registries = registries
         self._clock = clock
@@ -86,12 +100,20 @@ class Statements:
             self._given = (league, now, self._sign(league.version, league.members_sha256))
         return self._given[2]
 
+    def catch_up(self, storage: Storage) -> None:
+        """What is given out must be in the log, also when the registry's addresses are others than they were."""
+        version, members = storage.membership()
+        listed = sha256(wire.encode_members(members, list(self._registries))).digest()
+        if version and _logged(storage, version, listed) is None:
+            with storage.writing() as writing:
+                self.record_change(writing)
+
     def record_change(self, writing: Writing) -> None:
         """To be called in each transaction that altered the members: the new state becomes a change of its own."""
-        listed = wire.encode_members(writing.members(), list(self._registries))
-        head = self._sign(writing.next_membership_version(), sha256(listed).digest())
-        writing.put_change(wire.encode_envelope(head))
+        listed = sha256(wire.encode_members(writing.members(), list(self._registries))).digest()
+        version = writing.next_membership_version()
+        writing.put_membership(wire.encode_envelope(self._sign(version, listed)), membership_leaf(version, listed))
 
     def _sign(self, version: int, members_sha256: bytes) -> Envelope:
         head = wire.encode_membership_head(version, int(self._clock()), members_sha256, self._authority.fingerprint)
-        return sign(PayloadType.MEMBERSHIP, head, self._key)
+        return sign(PayloadType.MEMBERSHIP, head, self.key)

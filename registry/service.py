@@ -26,6 +26,7 @@ from registry.accept import Code, Outcome
 from registry.answers import Answers
 from registry.config import Config
 from registry.joining import Membership
+from registry.log import Log
 from registry.members import League, Statements
 from registry.passes import Caller, Passes, refuse_suspended
 from registry.storage.base import Storage
@@ -42,6 +43,7 @@ _PUBLISH_STREAMS, _PUBLISH_STREAMS_PER_MEMBER = 64, 4
 _PUBLISH_BYTES = 128 * limits.MIB  # of all streams that wait to be stored
 _RANKINGS = 64  # searches whose order is remembered for their next pages
 _ANSWER_BYTES = limits.MESSAGE_BYTES - 4 * limits.ENVELOPE_BYTES  # a record and its owner's still fit after that
+_RELOADS = 5  # until membership and log are of one moment
 _MOST = (1 << 63) - 1  # what the database's integers hold
 _IDENTIFIER_TEXT = limits.IDENTIFIER_BYTES + 16  # with a scheme in front
 
@@ -80,6 +82,7 @@ class Service:
         passes: Passes,
         clock: Callable[[], float],
         page_secret: bytes,
+        log: Log,
         registries: tuple[object, ...] = (),
     ) -> None:
         self._config = config
@@ -89,6 +92,7 @@ class Service:
         self._statements = statements
         self._passes = passes
         self._page_secret = page_secret
+        self._log = log
         self._registries = registries
         self._root = f"{config.root}."
         self._referrals = {
@@ -113,7 +117,13 @@ class Service:
 
     def reload(self) -> None:
         """Takes over the membership that is stored."""
-        self.league = members.load(self._storage, self._registries, self.league)  # type: ignore[arg-type]
+        for _ in range(_RELOADS):
+            self.league = members.load(self._storage, self._registries, self.league)  # type: ignore[arg-type]
+            if self.league.position is not None or not self.league.version:
+                break
+            # Another process was quicker; or the operator's commands tell other addresses than were read at the start,
+            # which is rare enough for a write here.
+            self._statements.catch_up(self._storage)
         self._passes.replace_league(self.league)
 
     def owner(self, sender: Prefix) -> VerifiedOrganization:
@@ -143,6 +153,7 @@ class Service:
             self._tell()
 
     def _tell(self) -> None:
+        self._log.changed()
         self._news.set()
         self._news = asyncio.Event()
 
@@ -170,15 +181,28 @@ class Service:
 
     async def renew(self, request: bytes) -> bytes:
         renewal = wire.envelope_from_message(parse(registry_pb2.RenewRequest, request).renewal)
-        return framing.field(1, await asyncio.to_thread(self._membership.renew, renewal, self.league))
+        certificate = await asyncio.to_thread(self._membership.renew, renewal, self.league)
+        self.look()
+        return framing.field(1, certificate)
 
     # Members'.
 
     def get_membership(self, request: bytes) -> bytes:
-        known = parse(registry_pb2.GetMembershipRequest, request).known_members_sha256
+        message = parse(registry_pb2.GetMembershipRequest, request)
         league = self.league
         answer = framing.field(1, wire.encode_envelope(self._statements.current(league)))
-        return answer if known == league.members_sha256 else answer + framing.field(2, league.members)
+        if message.known_members_sha256 != league.members_sha256:
+            answer += framing.field(2, league.members)
+        if not message.with_checkpoint:
+            return answer
+        size, log = self._log.shown(message.seen_size, league.position or 0)
+        answer += framing.field(3, log)
+        if league.position is not None:
+            answer += framing.field(4, self._log.inclusion(league.position, size))
+        return answer
+
+    def get_checkpoint(self, request: bytes) -> bytes:
+        return framing.field(1, self._log.shown(parse(registry_pb2.GetCheckpointRequest, request).seen_size)[1])
 
     def get_organization(self, request: bytes) -> bytes:
         message = parse(registry_pb2.GetOrganizationRequest, request)
@@ -198,6 +222,8 @@ class Service:
         message = parse(registry_pb2.ResolveRequest, request)
         ids = message.ids
         count = len(ids)
+        if message.prove:
+            return self._proved(ids, message.with_organization, message.seen_size)
         if count == 1:
             key = _key(ids[0])
             kept = _INVALID if key is None else self._answers.get(key)
@@ -219,6 +245,35 @@ class Service:
         if sum(map(len, answers)) > _ANSWER_BYTES:  # type: ignore[arg-type]  # none is missing now
             answers = self._beginning(keys, answers, message.with_organization)
         return b"".join(answers)  # type: ignore[arg-type]
+
+    def _proved(self, ids: Sequence[str], with_organization: bool, seen: int) -> bytes:
+        """The same, with the way from each to one checkpoint. What is answered is in it: it is made afterwards."""
+        if len(ids) > limits.PROOFS:
+            raise LimitExceeded(f"one call proves at most {limits.PROOFS} identifiers")
+        keys = [_key(text) for text in ids]
+        found = self._storage.located([key for key in keys if key is not None])
+        prefixes = dict.fromkeys(key.partition("/")[0] for key in keys if key is not None and with_organization)
+        owners = {prefix: self._storage.located_organization(Prefix(prefix)) for prefix in prefixes}
+        places = [each[-1] for each in (*found.values(), *owners.values()) if each is not None]
+        size, log = self._log.shown(seen, max(places, default=0))
+        answer, length = [framing.field(3, log)], 0
+        answered = set[str]()
+        for key in keys:
+            if key is None or key not in found:
+                part = _INVALID if key is None else self._absent(key)
+            else:
+                withdrawn, envelope, position = found[key]
+                part = framing.resolution(envelope, withdrawn, self._log.inclusion(position, size))
+            prefix = "" if key is None else key.partition("/")[0]
+            owner = None if prefix in answered else owners.get(prefix)
+            if owner is not None:
+                part += framing.field(2, owner[0]) + framing.field(4, self._log.inclusion(owner[1], size))
+                answered.add(prefix)
+            length += len(part)
+            if length > _ANSWER_BYTES and len(answer) > 1:
+                break  # the caller asks again for the rest
+            answer.append(part)
+        return b"".join(answer)
 
     def _beginning(
         self, keys: Sequence[str | None], answers: Sequence[bytes | None], with_organization: bool
@@ -346,14 +401,15 @@ class Service:
         return answer
 
     async def watch(self, request: bytes, caller: Caller) -> AsyncIterator[bytes]:
-        after = min(parse(registry_pb2.WatchRequest, request).after, _MOST)
+        message = parse(registry_pb2.WatchRequest, request)
+        after, certificates = min(message.after, _MOST), message.with_certificates
         while not self._ended:
             self._passes.standing(caller)
             news = self._news
-            changes = self._storage.changes(after, _WATCH_CHANGES, _WATCH_BYTES)
+            changes = self._storage.changes(after, _WATCH_CHANGES, _WATCH_BYTES, certificates=certificates)
             if changes:
-                after = changes[-1][0]
-                yield b"".join(framing.change(position, envelope) for position, envelope in changes)
+                after = changes[-1].position
+                yield b"".join(framing.change(each.position, each.content, each.is_certificate) for each in changes)
             else:
                 try:
                     await asyncio.wait_for(news.wait(), _WATCH_LOOK)

@@ -22,9 +22,10 @@ from typing import Any
 
 import grpc
 
-from hanse import limits, merkle, wire
+from hanse import limits, merkle, transparency, wire
 from hanse.client import identity
 from hanse.errors import HanseError, NotFound
+from hanse.evidence.checkpoint import Checkpoint
 from hanse.home import Home
 from hanse.model.address import Address
 from hanse.model.envelope import Envelope, PayloadType
@@ -100,6 +101,7 @@ class Organization:
         self.record = replace(record, **changes)
         envelope = sign(PayloadType.ORGANIZATION, wire.encode_organization(self.record), *(keys or (self.key,)))
         self.history.append(envelope)
+        self.league.leaves.append(transparency.leaf_of(envelope))
         return envelope
 
     def rotate(self) -> SigningKey:
@@ -140,6 +142,7 @@ class Organization:
         self.objects.setdefault(version.record.id.key, []).append(version)
         if listed:
             self.league.records[version.record.id.key] = version.record_envelope
+            self.league.leaves.append(transparency.leaf_of(version.record_envelope))
         return version
 
     def make(
@@ -209,7 +212,12 @@ class Organization:
 
 
 class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
-    """The registry. ``lies`` by method name ("resolve", "organization", "membership", "search") alter its answers."""
+    """The registry. ``lies`` by method name ("resolve", "organization", "membership", "search") alter its answers.
+
+    ``leaves`` is its log: what it shows of it is true of this list, whatever a test makes of it. ``shown_size`` is how
+    much of it it shows, None for all, ``shown_at`` the date it gives it, and without ``log`` it has none. What it gives
+    out of the membership becomes a leaf then, unless ``leaves_membership`` is off.
+    """
 
     def __init__(self) -> None:
         self.now = int(time.time())
@@ -222,6 +230,11 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
         self.membership_version = 1
         self.lies: dict[str, Lie] = {}
         self.calls: list[str] = []
+        self.leaves: list[bytes] = []
+        self.shown_size: int | None = None
+        self.shown_at: int | None = None
+        self.log = True
+        self.leaves_membership = True
         self.address = Address("127.0.0.1", 0)
         self._server: grpc.Server | None = None
 
@@ -273,7 +286,39 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
         response = registry_pb2.GetMembershipResponse(
             head=wire.envelope_to_message(head), members=b"" if known else members
         )
+        if request.with_checkpoint and self.log:
+            leaf = transparency.leaf_of(head)
+            if self.leaves_membership and leaf not in self.leaves:
+                self.leaves.append(leaf)
+            response.log.CopyFrom(self.show(request.seen_size))
+            if (proved := self.include(head)) is not None:
+                response.inclusion.CopyFrom(proved)
         return self._answer("membership", response)
+
+    def show(self, seen: int) -> registry_pb2.Log:
+        """What it shows of its log to one who has seen so many entries."""
+        leaves = [merkle.leaf_hash(leaf) for leaf in self.leaves[: self.shown_size]]
+        authority = wire.decode_authority(self.authority)
+        checkpoint = Checkpoint(transparency.origin(authority), len(leaves), merkle.root(leaves))
+        shown = registry_pb2.Log(
+            checkpoint=transparency.sign(checkpoint, self.key, self.shown_at or int(time.time())),
+        )
+        if 0 < seen <= len(leaves):
+            shown.since = seen
+            shown.consistency.extend(merkle.consistency_proof(merkle.nodes(leaves), seen, len(leaves)))
+        return shown
+
+    def include(self, envelope: Envelope) -> registry_pb2.Inclusion | None:
+        """None for what is not in the log."""
+        leaves, leaf = self.leaves[: self.shown_size], transparency.leaf_of(envelope)
+        if leaf not in leaves:
+            return None
+        index = leaves.index(leaf)
+        node = merkle.nodes([merkle.leaf_hash(each) for each in leaves])
+        return registry_pb2.Inclusion(index=index, path=merkle.inclusion_proof(node, index, len(leaves)))
+
+    def GetCheckpoint(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return self._answer("checkpoint", registry_pb2.GetCheckpointResponse(log=self.show(request.seen_size)))
 
     def GetOrganization(self, request: Any, context: Any) -> Any:  # noqa: N802
         found = self.organizations.get(Prefix(request.prefix))
@@ -295,6 +340,12 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
             owner = self.organizations.get(identifier.prefix)
             if request.with_organization and owner is not None:
                 response.organizations.append(wire.envelope_to_message(owner.history[-1]))
+                if request.prove and (proved := self.include(owner.history[-1])) is not None:
+                    response.organization_inclusions.append(proved)
+            if request.prove and (proved := self.include(envelope)) is not None:
+                resolution.inclusion.CopyFrom(proved)
+        if request.prove and self.log:
+            response.log.CopyFrom(self.show(request.seen_size))
         return self._answer("resolve", response)
 
     def Search(self, request: Any, context: Any) -> Any:  # noqa: N802

@@ -88,9 +88,12 @@ class Client:
             self._vault = Vault(self.identity.home, self.evidence, self._clock)
         return self._vault
 
-    def resolve(self, id: str | Identifier, *, max_age: int | None = None) -> Resolved:
-        """The verified record of an object. ``max_age`` in seconds; 0 asks the registry in any case."""
-        return self.resolver.record(_identifier(id), max_age=max_age)
+    def resolve(self, id: str | Identifier, *, max_age: int | None = None, prove: bool = False) -> Resolved:
+        """The verified record of an object. ``max_age`` in seconds; 0 asks the registry in any case.
+
+        ``prove``: only what the registry proves to be in its log, which is the same for everybody.
+        """
+        return self.resolver.record(_identifier(id), max_age=max_age, prove=prove)
 
     def search(
         self,

@@ -10,11 +10,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import grpc
 
-from hanse import limits, wire
+from hanse import limits, wire, wire_log
 from hanse.client.identity import Identity
 from hanse.errors import HanseError, InvalidInput, Unreachable, WrongContent
 from hanse.model.address import Address
@@ -27,6 +28,7 @@ from hanse.model.search import Query, SearchResult
 from hanse.rpc import status, tls
 from hanse.rpc.channel import dial
 from hanse.signing import sign
+from hanse.transparency import Inclusion, Shown
 from hanse.v1 import registry_pb2
 from hanse.v1.registry_pb2_grpc import RegistryStub
 
@@ -38,7 +40,7 @@ _RETRIES = json.dumps(
             {
                 "name": [
                     {"service": "hanse.v1.Registry", "method": method}
-                    for method in ("GetMembership", "GetOrganization", "Resolve", "Search", "Renew")
+                    for method in ("GetMembership", "GetOrganization", "Resolve", "Search", "Renew", "GetCheckpoint")
                 ],
                 "retryPolicy": {
                     "maxAttempts": 3,
@@ -54,6 +56,29 @@ _RETRIES = json.dumps(
 _NAME = "the registry"
 
 
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """An answer with its proofs: None where the registry gave none. Claims, all of it."""
+
+    resolution: Resolution
+    shown: Shown | None
+    record: Inclusion | None
+    organization: Inclusion | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedMembership:
+    """The head and the list (empty if the caller has it), with proofs. Claims.
+
+    ``shown`` is None of a registry from before there was a log, and of one that withholds it.
+    """
+
+    head: Envelope
+    members: bytes
+    shown: Shown | None
+    inclusion: Inclusion | None
+
+
 class League:
     """Safe to share between threads. Every method raises hanse.errors only; Unreachable is worth trying again."""
 
@@ -67,10 +92,33 @@ class League:
 
     def get_membership(self, known_sha256: bytes = b"") -> tuple[Envelope, bytes]:
         """The signed head, and the list of members: empty if it is the one that the caller has."""
-        request = registry_pb2.GetMembershipRequest(known_members_sha256=known_sha256)
+        found = self._membership(registry_pb2.GetMembershipRequest(known_members_sha256=known_sha256))
+        return found.head, found.members
+
+    def prove_membership(self, known_sha256: bytes, seen_size: int) -> ProvedMembership:
+        """The same, and what is to prove that this is what everybody is told."""
+        return self._membership(
+            registry_pb2.GetMembershipRequest(
+                known_members_sha256=known_sha256, with_checkpoint=True, seen_size=seen_size
+            )
+        )
+
+    def _membership(self, request: registry_pb2.GetMembershipRequest) -> ProvedMembership:
         response = self._call(lambda stub, with_pass: stub.GetMembership(request, **with_pass))
         with _claims():
-            return wire.envelope_from_message(response.head), response.members
+            return ProvedMembership(
+                wire.envelope_from_message(response.head),
+                response.members,
+                wire_log.shown_from_message(response.log) if response.HasField("log") else None,
+                wire_log.inclusion_from_message(response.inclusion) if response.HasField("inclusion") else None,
+            )
+
+    def get_checkpoint(self, seen_size: int = 0) -> Shown:
+        """What the registry shows of its log to one who has seen ``seen_size`` entries."""
+        request = registry_pb2.GetCheckpointRequest(seen_size=seen_size)
+        response = self._call(lambda stub, with_pass: stub.GetCheckpoint(request, **with_pass))
+        with _claims():
+            return wire_log.shown_from_message(response.log)
 
     def get_organization(self, prefix: Prefix, after_version: int = 0) -> list[Envelope]:
         """An organization's records after that version, oldest first."""
@@ -92,6 +140,25 @@ class League:
                 raise WrongContent("the registry answered another number of identifiers than it was asked for")
             resolutions += found
         return resolutions
+
+    def prove(self, identifier: Identifier, seen_size: int) -> Proved:
+        """What the registry has of it, and what is to prove that this is in the log that everybody sees."""
+        request = registry_pb2.ResolveRequest(
+            ids=[str(identifier)], with_organization=True, prove=True, seen_size=seen_size
+        )
+        response = self._call(lambda stub, with_pass: stub.Resolve(request, **with_pass))
+        with _claims():
+            found = wire.resolutions_from_message(response)
+            if len(found) != 1:
+                raise WrongContent("the registry answered another number of identifiers than it was asked for")
+            (told,) = response.resolutions
+            owner = response.organization_inclusions
+            return Proved(
+                found[0],
+                wire_log.shown_from_message(response.log) if response.HasField("log") else None,
+                wire_log.inclusion_from_message(told.inclusion) if told.HasField("inclusion") else None,
+                wire_log.inclusion_from_message(owner[0]) if len(owner) == 1 else None,
+            )
 
     def search(self, query: Query) -> SearchResult:
         request = wire.query_to_message(query)

@@ -10,13 +10,14 @@ known is given, and it says so. SPEC.md section 7.5.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from hanse import limits, trust, wire
+from hanse import limits, transparency, trust, wire
 from hanse.client.connections import Connections
 from hanse.client.identity import Identity
-from hanse.client.league import League
+from hanse.client.league import League, Proved, ProvedMembership
+from hanse.client.log import RegistryLog
 from hanse.client.peer import Peer
 from hanse.client.renewal import renewed_if_due
 from hanse.client.storage.known import Cached, Known, Origin
@@ -40,9 +41,22 @@ from hanse.model.organization import Membership
 from hanse.model.record import Status
 from hanse.model.resolution import Resolution, ResolutionState
 from hanse.model.search import Query
+from hanse.transparency import Shown
 from hanse.trust import VerifiedOrganization, VerifiedRecord
 
 _ANSWERS_OF_A_CHAIN = 100  # an honest registry fills its messages: that is thousands of changes of one organization
+
+
+@dataclass(frozen=True, slots=True)
+class LogProof:
+    """The record is entry ``index`` (from 0) of the registry's log, which had ``size`` entries at ``at``, Unix seconds.
+
+    Its owner's record was proved to be there too.
+    """
+
+    index: int
+    size: int
+    at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +69,7 @@ class Resolved:
     from_cache: bool = False
     registry_down: bool = False
     unlisted: bool = False
+    proof: LogProof | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,7 @@ class Resolver:
         self._league = league
         self._clock, self._connections = clock, connections
         self._membership: tuple[Membership, int] | None = None
+        self._log = RegistryLog(identity.authority, known, clock)
 
     @property
     def _now(self) -> int:
@@ -103,12 +119,15 @@ class Resolver:
             )
         return self._follow(prefix, pinned, None)
 
-    def record(self, identifier: Identifier, *, max_age: int | None = None) -> Resolved:
+    def record(self, identifier: Identifier, *, max_age: int | None = None, prove: bool = False) -> Resolved:
         """The newest record of an object. ``max_age`` (seconds) instead of the record's own time to live; 0 asks.
 
+        ``prove``: ask the registry in any case, and believe only what it proves to be in its log.
         Raises Withdrawn, NotFound, Unreachable, VerificationFailed, InvalidInput.
         """
         cached = self._known.record(identifier)
+        if prove:
+            return _active(self._proved(identifier, cached))
         if cached is not None:
             known = self._from_cache(identifier, cached)
             told = min(known.record.record.time_to_live, limits.RECORD_TIME_TO_LIVE_MOST)
@@ -121,10 +140,15 @@ class Resolver:
             if cached is not None:
                 return _active(self._from_cache(identifier, cached, registry_down=True))
             raise self._unreachable(identifier, error) from error
+        if answer.record is not None and answer.state is not ResolutionState.INVALID:
+            return _active(self._from_registry(identifier, answer, cached))
+        self._no_record(identifier, answer, cached)
+        return _active(self._from_owner(identifier, cached))
+
+    def _no_record(self, identifier: Identifier, answer: Resolution, cached: Cached | None) -> None:
+        """Returns if the object may be unlisted; raises what else it means."""
         if answer.state is ResolutionState.INVALID:
             raise InvalidInput(f"the registry does not take {identifier} for an identifier")
-        if answer.record is not None:
-            return _active(self._from_registry(identifier, answer, cached))
         if answer.state not in (ResolutionState.UNKNOWN, ResolutionState.ELSEWHERE):
             raise WrongContent(
                 f"the registry says that {identifier} is {answer.state.value}, but gives no record of it"
@@ -139,7 +163,36 @@ class Resolver:
                 f"{identifier} belongs to another league than this home's ({self.identity.authority.root}): "
                 "a home that joined that league can resolve it"
             )
-        return _active(self._from_owner(identifier, cached))
+
+    def _proved(self, identifier: Identifier, cached: Cached | None) -> Resolved:
+        def ask(seen_size: int) -> tuple[Proved, Shown | None]:
+            answer = self._league.prove(identifier, seen_size)
+            return answer, answer.shown
+
+        answer, signed = self._log.follow(ask, required=True)
+        found = answer.resolution
+        if found.record is None or found.state is ResolutionState.INVALID:
+            self._no_record(identifier, found, cached)
+            raise NotFound(
+                f"the registry's log has no {identifier} that could be proved: it does not exist, is unlisted, or is "
+                "held back; its owner can tell"
+            )
+        assert signed is not None  # noqa: S101 - it was required
+        if found.organization is None or answer.record is None or answer.organization is None:
+            raise WrongContent(f"the registry gives no proof that {identifier} and its owner are in its log")
+        try:
+            leaf, owner = transparency.leaf_of(found.record), transparency.leaf_of(found.organization)
+        except InvalidInput as error:
+            raise WrongContent(f"the registry's answer does not parse: {error}") from None
+        transparency.included(leaf, answer.record, signed.checkpoint, f"the record of {identifier}")
+        transparency.included(owner, answer.organization, signed.checkpoint, f"the record of {identifier.prefix}")
+        resolved = self._from_registry(identifier, found, cached)
+        if resolved.record.digest != found.record.digest:
+            raise NotFound(
+                f"version {resolved.record.record.version} of {identifier}, which its owner's node gave, is not in the "
+                "registry's log yet: try again"
+            )
+        return replace(resolved, proof=LogProof(answer.record.index, signed.checkpoint.size, signed.at))
 
     def accept(
         self, identifier: Identifier, envelope: Envelope, *, version: int = 0
@@ -194,8 +247,14 @@ class Resolver:
         if seen is not None and 0 <= self._now - checked_at < max_age:
             self._membership = (seen, checked_at)
             return seen
+
+        def ask(seen_size: int) -> tuple[ProvedMembership, Shown | None]:
+            answer = self._league.prove_membership(seen.members_sha256 if seen else b"", seen_size)
+            return answer, answer.shown
+
         try:
-            head, members = self._league.get_membership(seen.members_sha256 if seen else b"")
+            # A registry that has two histories, or hides one, is not believed in who belongs to the league either.
+            answer, signed = self._log.follow(ask)
         except Unreachable as error:
             if seen is None:
                 raise
@@ -205,10 +264,16 @@ class Resolver:
                     "is not known any more"
                 ) from None
             return seen
+        members = answer.members
         if not members and kept is not None:
             members = kept.members
-        found = trust.membership(head, members, self.identity.authority, now=self._now, seen=seen)
-        self._known.keep_membership(head, members, self._now)
+        found = trust.membership(answer.head, members, self.identity.authority, now=self._now, seen=seen)
+        if signed is not None:
+            if answer.inclusion is None:
+                raise WrongContent("the registry gives no proof that the membership is in its log")
+            leaf = transparency.membership_leaf(found.version, found.members_sha256)
+            transparency.included(leaf, answer.inclusion, signed.checkpoint, "the membership")
+        self._known.keep_membership(answer.head, members, self._now)
         self._membership = (found, self._now)
         self._league.learn(found.registries)
         return found

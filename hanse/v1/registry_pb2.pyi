@@ -146,16 +146,24 @@ class GetMembershipRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KNOWN_MEMBERS_SHA256_FIELD_NUMBER: _builtins.int
+    WITH_CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SEEN_SIZE_FIELD_NUMBER: _builtins.int
     known_members_sha256: _builtins.bytes
     """SHA-256 of the MemberList that the caller has; empty if none."""
+    with_checkpoint: _builtins.bool
+    """Asks for the log's newest checkpoint too."""
+    seen_size: _builtins.int
+    """Number of entries of the log that the caller has seen; 0 if none."""
     def __init__(
         self,
         *,
         known_members_sha256: _builtins.bytes = ...,
+        with_checkpoint: _builtins.bool = ...,
+        seen_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_members_sha256", b"known_members_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_members_sha256", b"known_members_sha256", "seen_size", b"seen_size", "with_checkpoint", b"with_checkpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,23 +175,133 @@ class GetMembershipResponse(_message.Message):
 
     HEAD_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    INCLUSION_FIELD_NUMBER: _builtins.int
     members: _builtins.bytes
     """A serialized MemberList; empty if the caller has it."""
     @_builtins.property
     def head(self) -> _envelope_pb2.Envelope: ...
+    @_builtins.property
+    def log(self) -> Global___Log:
+        """With with_checkpoint."""
+
+    @_builtins.property
+    def inclusion(self) -> Global___Inclusion:
+        """With with_checkpoint: that this version of the membership is in the log."""
+
     def __init__(
         self,
         *,
         head: _envelope_pb2.Envelope | None = ...,
         members: _builtins.bytes = ...,
+        log: Global___Log | None = ...,
+        inclusion: Global___Inclusion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "inclusion", b"inclusion", "log", b"log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "members", b"members"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "inclusion", b"inclusion", "log", b"log", "members", b"members"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetMembershipResponse: _TypeAlias = GetMembershipResponse  # noqa: Y015
+
+@_typing.final
+class GetCheckpointRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEEN_SIZE_FIELD_NUMBER: _builtins.int
+    seen_size: _builtins.int
+    """Number of entries that the caller has seen; 0 if none."""
+    def __init__(
+        self,
+        *,
+        seen_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seen_size", b"seen_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointRequest: _TypeAlias = GetCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class GetCheckpointResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def log(self) -> Global___Log: ...
+    def __init__(
+        self,
+        *,
+        log: Global___Log | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["log", b"log"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log", b"log"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class Log(_message.Message):
+    """What a registry shows of its log. SPEC.md section 21.2."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    checkpoint: _builtins.str
+    """A C2SP signed note, in UTF-8, with two signatures by the registry's key."""
+    since: _builtins.int
+    """The size from which it proves: seen_size, or 0 when the log has never been so large."""
+    @_builtins.property
+    def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The RFC 6962 consistency proof from seen_size; empty where there is nothing to prove."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: _builtins.str = ...,
+        consistency: _abc.Iterable[_builtins.bytes] | None = ...,
+        since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Log: _TypeAlias = Log  # noqa: Y015
+
+@_typing.final
+class Inclusion(_message.Message):
+    """The RFC 6962 path from a leaf to the checkpoint's root."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """From 0."""
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        path: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Inclusion: _TypeAlias = Inclusion  # noqa: Y015
 
 @_typing.final
 class GetOrganizationRequest(_message.Message):
@@ -332,7 +450,13 @@ class ResolveRequest(_message.Message):
 
     IDS_FIELD_NUMBER: _builtins.int
     WITH_ORGANIZATION_FIELD_NUMBER: _builtins.int
+    PROVE_FIELD_NUMBER: _builtins.int
+    SEEN_SIZE_FIELD_NUMBER: _builtins.int
     with_organization: _builtins.bool
+    prove: _builtins.bool
+    """Asks that what is answered be proved to be in the log; at most 100 identifiers then."""
+    seen_size: _builtins.int
+    """With prove: number of entries of the log that the caller has seen; 0 if none."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -340,10 +464,12 @@ class ResolveRequest(_message.Message):
         *,
         ids: _abc.Iterable[_builtins.str] | None = ...,
         with_organization: _builtins.bool = ...,
+        prove: _builtins.bool = ...,
+        seen_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "with_organization", b"with_organization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "prove", b"prove", "seen_size", b"seen_size", "with_organization", b"with_organization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,6 +481,8 @@ class ResolveResponse(_message.Message):
 
     RESOLUTIONS_FIELD_NUMBER: _builtins.int
     ORGANIZATIONS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_INCLUSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def resolutions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resolution]:
         """One for each identifier asked, in that order."""
@@ -363,15 +491,25 @@ class ResolveResponse(_message.Message):
     def organizations(self) -> _containers.RepeatedCompositeFieldContainer[_envelope_pb2.Envelope]:
         """The owners' newest organization records, each once, if asked for."""
 
+    @_builtins.property
+    def log(self) -> Global___Log:
+        """With prove: the checkpoint under which everything here is."""
+
+    @_builtins.property
+    def organization_inclusions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Inclusion]:
+        """With prove: of each of organizations, in that order."""
+
     def __init__(
         self,
         *,
         resolutions: _abc.Iterable[Global___Resolution] | None = ...,
         organizations: _abc.Iterable[_envelope_pb2.Envelope] | None = ...,
+        log: Global___Log | None = ...,
+        organization_inclusions: _abc.Iterable[Global___Inclusion] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["log", b"log"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organizations", b"organizations", "resolutions", b"resolutions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log", b"log", "organization_inclusions", b"organization_inclusions", "organizations", b"organizations", "resolutions", b"resolutions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,6 +545,7 @@ class Resolution(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     RECORD_FIELD_NUMBER: _builtins.int
     REFERRAL_FIELD_NUMBER: _builtins.int
+    INCLUSION_FIELD_NUMBER: _builtins.int
     state: Global___Resolution.State.ValueType
     @_builtins.property
     def record(self) -> _envelope_pb2.Envelope:
@@ -416,16 +555,21 @@ class Resolution(_message.Message):
     def referral(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Addresses of a registry that owns the identifier's root."""
 
+    @_builtins.property
+    def inclusion(self) -> Global___Inclusion:
+        """With prove: of the record."""
+
     def __init__(
         self,
         *,
         state: Global___Resolution.State.ValueType = ...,
         record: _envelope_pb2.Envelope | None = ...,
         referral: _abc.Iterable[_builtins.str] | None = ...,
+        inclusion: Global___Inclusion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inclusion", b"inclusion", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["record", b"record", "referral", b"referral", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inclusion", b"inclusion", "record", b"record", "referral", b"referral", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,16 +659,20 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_FIELD_NUMBER: _builtins.int
+    WITH_CERTIFICATES_FIELD_NUMBER: _builtins.int
     after: _builtins.int
     """The position after which to begin: 0 for the beginning."""
+    with_certificates: _builtins.bool
+    """Asks for the certificates too: then every entry of the log comes, and position p is its leaf p - 1."""
     def __init__(
         self,
         *,
         after: _builtins.int = ...,
+        with_certificates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "with_certificates", b"with_certificates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -556,8 +704,11 @@ class Change(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Strictly increasing."""
+    certificate: _builtins.bytes
+    """Instead of an envelope: a member certificate that was issued, X.509, DER."""
     @_builtins.property
     def envelope(self) -> _envelope_pb2.Envelope:
         """A record, a tombstone, an organization record or a membership head."""
@@ -567,10 +718,11 @@ class Change(_message.Message):
         *,
         position: _builtins.int = ...,
         envelope: _envelope_pb2.Envelope | None = ...,
+        certificate: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "envelope", b"envelope", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,6 +80,11 @@ class RegistryStub:
                 request_serializer=hanse_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
                 response_deserializer=hanse_dot_v1_dot_registry__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/hanse.v1.Registry/GetCheckpoint',
+                request_serializer=hanse_dot_v1_dot_registry__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=hanse_dot_v1_dot_registry__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -146,6 +151,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckpoint(self, request, context):
+        """The newest checkpoint of the registry's log, and that it continues what the caller has seen. SPEC.md section 21.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -193,6 +205,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=hanse_dot_v1_dot_registry__pb2.WatchRequest.FromString,
                     response_serializer=hanse_dot_v1_dot_registry__pb2.WatchResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=hanse_dot_v1_dot_registry__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=hanse_dot_v1_dot_registry__pb2.GetCheckpointResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -439,6 +456,33 @@ class Registry:
             '/hanse.v1.Registry/Watch',
             hanse_dot_v1_dot_registry__pb2.WatchRequest.SerializeToString,
             hanse_dot_v1_dot_registry__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hanse.v1.Registry/GetCheckpoint',
+            hanse_dot_v1_dot_registry__pb2.GetCheckpointRequest.SerializeToString,
+            hanse_dot_v1_dot_registry__pb2.GetCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

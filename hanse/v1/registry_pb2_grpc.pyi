@@ -48,6 +48,8 @@ class RegistryStub:
     Search: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SearchRequest, _registry_pb2.SearchResponse]
     Watch: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]
     """Every change in order, from a position on; stays open."""
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCheckpointRequest, _registry_pb2.GetCheckpointResponse]
+    """The newest checkpoint of the registry's log, and that it continues what the caller has seen. SPEC.md section 21."""
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -69,6 +71,8 @@ class RegistryAsyncStub(RegistryStub):
     Search: _aio.UnaryUnaryMultiCallable[_registry_pb2.SearchRequest, _registry_pb2.SearchResponse]  # type: ignore[assignment]
     Watch: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchRequest, _registry_pb2.WatchResponse]  # type: ignore[assignment]
     """Every change in order, from a position on; stays open."""
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCheckpointRequest, _registry_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """The newest checkpoint of the registry's log, and that it continues what the caller has seen. SPEC.md section 21."""
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """Every call but GetAuthority, Join and Renew carries a pass (metadata "hanse-pass-bin")."""
@@ -141,5 +145,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchResponse], _abc.AsyncIterator[_registry_pb2.WatchResponse]]:
         """Every change in order, from a position on; stays open."""
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _registry_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetCheckpointResponse, _abc.Awaitable[_registry_pb2.GetCheckpointResponse]]:
+        """The newest checkpoint of the registry's log, and that it continues what the caller has seen. SPEC.md section 21."""
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,20 +9,24 @@ from node.cli.frame import Session, command
 from node.cli.output import document, documents, facts, line, note, number, safe, size, span, table, when
 
 if TYPE_CHECKING:
-    from hanse.client.resolve import Resolved
+    from hanse.client.resolve import LogProof, Resolved
     from hanse.model.record import ObjectRecord
 
 
 @command(short="The verified record of an object")
 @click.argument("id")
-def resolve(session: Session, id: str) -> None:
+@click.option("--prove", is_flag=True, help="Only if the registry proves that everybody sees the same.")
+def resolve(session: Session, id: str, prove: bool) -> None:
     """The record of the object ID, verified: what it is, by whom it is signed, how old the answer is.
+
+    With --prove the registry is asked in any case, and must prove that the record is in its log, and that this log
+    continues what this home has seen of it.
 
     \b
     With --json: id, version, status, type, title, description, creators, publisher, publication_year, subjects,
     language, license, relations, attributes, elements, bytes, media_types, access, operations, issued_at,
     signed_by {prefix, key_id, confirmed}, checked_at, from_cache, registry_down, unlisted, grant (that is held),
-    reason.
+    reason, proof {index, size, at} or null.
     """
     from hanse.client.access import best_grant
     from hanse.model.identifier import Identifier
@@ -30,11 +34,12 @@ def resolve(session: Session, id: str) -> None:
 
     identifier = Identifier.parse(id)
     with client_of(session) as client:
-        resolved = client.resolve(identifier)
+        resolved = client.resolve(identifier, prove=prove)
         grant = best_grant(client.evidence, identifier, int(time.time()))
         held = f"you hold {grant.hex()[:16]} for it: `hanse grants` says what it allows" if grant else ""
     with known_of(session) as known:
         confirmed = known.told_key(identifier.prefix) is not None
+    proof = resolved.proof
     if session.json:
         document(
             record_fields(resolved.record.record)
@@ -49,6 +54,7 @@ def resolve(session: Session, id: str) -> None:
                 "registry_down": resolved.registry_down,
                 "unlisted": resolved.unlisted,
                 "grant": grant.hex() or None,
+                "proof": None if proof is None else {"index": proof.index, "size": proof.size, "at": proof.at},
             }
         )
         return
@@ -79,7 +85,14 @@ def _proof(resolved: "Resolved", confirmed: bool) -> list[tuple[str, object]]:
         ("the key is", f"{pinned}; the organization joined {when(first, now)}"),
         ("contact", owner.contact),
         ("answer", source),
+        ("proved", _log_proof(resolved.proof)),
     ]
+
+
+def _log_proof(proof: "LogProof | None") -> str:
+    if proof is None:
+        return ""
+    return f"entry {proof.index + 1:,} of {proof.size:,} in the registry's log, which continues what was seen before"
 
 
 @command(short="Find published objects")

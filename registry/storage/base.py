@@ -8,6 +8,9 @@ when the block has ended without an error. One at a time: it waits for another p
 then raises Overloaded, which is worth trying again. What is read inside sees what was written inside. Only
 the thread that opened it may use it, and only until the block ends.
 
+The log. Whatever is put among the changes, and every certificate, takes the next position and is a leaf of the
+log, in that order: position p is leaf p - 1. Leaves, tree and change are one transaction.
+
 Errors. NoSpace, Overloaded and StorageFailed; nothing was stored then. After NoSpace reading goes on. No other
 error escapes.
 
@@ -21,6 +24,7 @@ from typing import Protocol
 
 from hanse.model.identifier import Prefix
 from hanse.model.organization import Member
+from hanse.tiles import Subtrees
 from registry.accept import Stored
 from registry.index import Document, Question
 
@@ -54,6 +58,32 @@ class StoredInvitation:
     display_name: str
     expires_at: int
     spent_by: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One that was issued to a member; ``der`` is X.509."""
+
+    prefix: Prefix
+    issued_at: int
+    der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What stands at a position: an envelope, or the DER of a certificate."""
+
+    position: int
+    content: bytes
+    is_certificate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The log as it is now: how many leaves, and their RFC 6962 root."""
+
+    size: int
+    root: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +126,13 @@ class Writing(Protocol):
     def next_membership_version(self) -> int:
         """Counts up and returns the new version."""
 
-    def put_change(self, envelope: bytes) -> None:
-        """Appends to the changes what is neither a record nor an organization: a membership head."""
+    def put_membership(self, envelope: bytes, leaf: bytes) -> None:
+        """Appends a membership head to the changes; ``leaf`` is the data of its leaf."""
+
+    def put_certificate(self, certificate: Certificate) -> None:
+        """Appends to the log what was issued."""
+
+    def newest_certificate(self, prefix: Prefix) -> Certificate | None: ...
 
     def put_invitation(self, secret_hash: bytes, invitation: StoredInvitation, now: int) -> None: ...
 
@@ -125,11 +160,32 @@ class Storage(Protocol):
 
     def membership_version(self) -> int: ...
 
-    def changes(self, after: int, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
-        """Positions and envelopes, in order. At most ``limit``; stops after the one that passes ``limit_bytes``."""
+    def changes(self, after: int, limit: int, limit_bytes: int, *, certificates: bool = False) -> list[Change]:
+        """In order, without the certificates unless they are wanted.
+
+        At most ``limit``; stops after the one that passes ``limit_bytes``.
+        """
 
     def last_position(self) -> int:
         """0 when nothing has changed yet."""
+
+    def head(self) -> Head:
+        """Of the log; its size is the last position."""
+
+    def tile(self, level: int, number: int, count: int) -> Subtrees | None:
+        """The first ``count`` hashes of a tile of the log, and what is inside it; None when it has fewer."""
+
+    def leaves(self, first: int, count: int) -> list[bytes]:
+        """The data of leaves, from number ``first`` (from 0) on."""
+
+    def located(self, keys: Sequence[str]) -> dict[str, tuple[bool, bytes, int]]:
+        """What ``resolve`` gives, and the position of it."""
+
+    def located_membership(self) -> int | None:
+        """The position of the newest membership head; None before the first, and of those from before the log."""
+
+    def located_organization(self, prefix: Prefix) -> tuple[bytes, int] | None:
+        """The newest envelope of an organization, and its position."""
 
     def find(self, question: Question, as_of: int, limit: int) -> list[int]:
         """Positions, ``as_of`` at most, of active newest records that match.

@@ -5,19 +5,31 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from hanse import merkle, tiles
 from hanse.model.identifier import Prefix
 from hanse.model.organization import Member
+from hanse.transparency import Kind, certificate_leaf, digest_leaf
 from registry import index
 from registry.accept import Stored
 from registry.index import Document, Phrase, Question
-from registry.storage.base import Figures, NewRecord, StoredInvitation, StoredOrganization
+from registry.storage.base import (
+    Certificate,
+    Change,
+    Figures,
+    Head,
+    NewRecord,
+    StoredInvitation,
+    StoredOrganization,
+)
 
 
 @dataclass
 class _Change:
-    envelope: bytes
+    content: bytes
+    leaf: bytes
     key: str = ""
     record: NewRecord | None = None
+    certificate: Certificate | None = None
 
 
 @dataclass
@@ -72,17 +84,52 @@ class MemoryStorage:
     def membership_version(self) -> int:
         return self._state.membership_version
 
-    def changes(self, after: int, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
-        found, size = [], 0
-        for position, change in enumerate(self._state.changes[after : after + limit], after + 1):
-            found.append((position, change.envelope))
-            size += len(change.envelope)
-            if size > limit_bytes:
+    def changes(self, after: int, limit: int, limit_bytes: int, *, certificates: bool = False) -> list[Change]:
+        found: list[Change] = []
+        size = 0
+        for position, change in enumerate(self._state.changes[after:], after + 1):
+            if change.certificate is not None and not certificates:
+                continue
+            if len(found) == limit or size > limit_bytes:
                 break
+            found.append(Change(position, change.content, change.certificate is not None))
+            size += len(change.content)
         return found
 
     def last_position(self) -> int:
         return len(self._state.changes)
+
+    def head(self) -> Head:
+        leaves = self._leaf_hashes()
+        return Head(len(leaves), merkle.root(leaves))
+
+    def tile(self, level: int, number: int, count: int) -> tiles.Subtrees | None:
+        first, last = number << tiles.HEIGHT, (number << tiles.HEIGHT) + count
+        leaves, each = self._leaf_hashes(), 1 << tiles.HEIGHT * level
+        if last * each > len(leaves):
+            return None
+        hashes = (merkle.root(leaves[at * each : (at + 1) * each]) for at in range(first, last))
+        return tiles.subtrees(b"".join(hashes))
+
+    def leaves(self, first: int, count: int) -> list[bytes]:
+        return [change.leaf for change in self._state.changes[first : first + count]]
+
+    def located(self, keys: Sequence[str]) -> dict[str, tuple[bool, bytes, int]]:
+        return {key: (*found, self._state.objects[key][1]) for key, found in self.resolve(keys).items()}
+
+    def located_membership(self) -> int | None:
+        told = self.recall("membership_position")
+        return None if told is None else int(told)
+
+    def located_organization(self, prefix: Prefix) -> tuple[bytes, int] | None:
+        chain = self._state.organizations.get(prefix)
+        if not chain:
+            return None
+        newest = chain[-1].envelope
+        return newest, next(at for at, each in enumerate(self._state.changes, 1) if each.content == newest)
+
+    def _leaf_hashes(self) -> list[bytes]:
+        return [merkle.leaf_hash(change.leaf) for change in self._state.changes]
 
     def find(self, question: Question, as_of: int, limit: int) -> list[int]:
         matches = []
@@ -160,12 +207,13 @@ class MemoryWriting:
 
     def put_records(self, records: Sequence[NewRecord]) -> None:
         for record in records:
-            self.state.changes.append(_Change(record.envelope, record.key, record))
+            leaf = digest_leaf(Kind.RECORD, record.digest)
+            self.state.changes.append(_Change(record.envelope, leaf, record.key, record))
             self.state.objects[record.key] = (record, len(self.state.changes))
 
     def put_organization(self, prefix: Prefix, organization: StoredOrganization) -> None:
         self.state.organizations.setdefault(prefix, []).append(organization)
-        self.put_change(organization.envelope)
+        self.state.changes.append(_Change(organization.envelope, digest_leaf(Kind.ORGANIZATION, organization.digest)))
 
     def organization_digest(self, prefix: Prefix, version: int) -> bytes | None:
         chain = self.state.organizations.get(prefix, ())
@@ -188,8 +236,17 @@ class MemoryWriting:
         self.state.membership_version += 1
         return self.state.membership_version
 
-    def put_change(self, envelope: bytes) -> None:
-        self.state.changes.append(_Change(envelope))
+    def put_membership(self, envelope: bytes, leaf: bytes) -> None:
+        self.state.changes.append(_Change(envelope, leaf))
+        self.remember("membership_position", str(len(self.state.changes)))
+
+    def put_certificate(self, certificate: Certificate) -> None:
+        leaf = certificate_leaf(certificate.der)
+        self.state.changes.append(_Change(certificate.der, leaf, certificate=certificate))
+
+    def newest_certificate(self, prefix: Prefix) -> Certificate | None:
+        issued = (change.certificate for change in reversed(self.state.changes) if change.certificate is not None)
+        return next((each for each in issued if each.prefix == prefix), None)
 
     def put_invitation(self, secret_hash: bytes, invitation: StoredInvitation, now: int) -> None:  # noqa: ARG002
         self.state.invitations[secret_hash] = invitation

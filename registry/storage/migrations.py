@@ -6,6 +6,7 @@ A step that was ever released is never altered: a new one is appended.
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
 
 from hanse.errors import HomeUnusable
+from registry.storage import tree
 
 STEPS = (
     """
@@ -64,7 +65,34 @@ STEPS = (
     -- ASCII letters and digits, and everything beyond ASCII, are theirs; spaces are between them.
     CREATE VIRTUAL TABLE search USING fts5(title, description, subjects, creators, facets, tokenize = 'ascii');
     """,
+    """
+    -- The log. Leaf p - 1 is what stands at position p, among the changes or here: certificates are told to those
+    -- who watch only if they ask for them.
+    CREATE TABLE certificates (
+        position INTEGER PRIMARY KEY,
+        prefix TEXT NOT NULL,
+        issued_at INTEGER NOT NULL,
+        certificate BLOB NOT NULL
+    );
+    CREATE INDEX certificates_of_member ON certificates (prefix, position);
+
+    -- Where each version stands among the changes.
+    ALTER TABLE organizations ADD COLUMN position INTEGER;
+
+    -- Hashes of 32 bytes, up to 256, and those of the subtrees inside when there are 256 (hanse.tiles).
+    CREATE TABLE tiles (
+        level INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        hashes BLOB NOT NULL,
+        PRIMARY KEY (level, number)
+    );
+
+    CREATE TABLE tree (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL, root BLOB NOT NULL);
+    INSERT INTO tree VALUES (1, 0, x'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855');
+    """,
 )
+
+_LOGGED = 2  # since this version of the schema there is a log
 
 
 def migrate(connection: sqlite3.Connection, name: str) -> None:
@@ -83,6 +111,8 @@ def migrate(connection: sqlite3.Connection, name: str) -> None:
         for step in STEPS[version:]:
             for statement in _statements(step):
                 connection.execute(statement)
+        if version < _LOGGED:
+            tree.build(connection)
         connection.execute(f"PRAGMA user_version = {len(STEPS)}")
         connection.execute("COMMIT")
     except BaseException:

@@ -15,12 +15,24 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
 from hanse import limits
 from hanse.errors import HanseError, HomeUnusable, NoSpace, Overloaded, StorageFailed
 from hanse.files import storage_errors
+from hanse.merkle import leaf_hash
 from hanse.model.identifier import Prefix
 from hanse.model.organization import Member
+from hanse.tiles import Subtrees
+from hanse.transparency import Kind, certificate_leaf, digest_leaf
 from registry import index
 from registry.accept import Stored
 from registry.index import Question
-from registry.storage.base import Figures, NewRecord, StoredInvitation, StoredOrganization
+from registry.storage import tree
+from registry.storage.base import (
+    Certificate,
+    Change,
+    Figures,
+    Head,
+    NewRecord,
+    StoredInvitation,
+    StoredOrganization,
+)
 from registry.storage.migrations import migrate
 
 _BUSY_SECONDS = 5.0
@@ -34,6 +46,8 @@ _MEMBER = "prefix, display_name, organization_version, suspended_at, reason"
 _RESOLVE_ONE = (
     "SELECT o.key, o.withdrawn, c.envelope FROM objects o JOIN changes c ON c.position = o.position WHERE o.key = ?"
 )
+
+_LOCATE = _RESOLVE_ONE.replace("c.envelope FROM", "c.envelope, o.position FROM")
 
 
 def _in(count: int) -> str:
@@ -122,7 +136,9 @@ class SqliteStorage:
         with self._one_writer, _database_errors():
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                yield SqliteWriting(self._writer)
+                writing = SqliteWriting(self._writer)
+                yield writing
+                writing.grow()
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
@@ -162,22 +178,53 @@ class SqliteStorage:
         with _database_errors():
             return _membership_version(self._reader)
 
-    def changes(self, after: int, limit: int, limit_bytes: int) -> list[tuple[int, bytes]]:
-        found: list[tuple[int, bytes]] = []
-        size = 0
+    def changes(self, after: int, limit: int, limit_bytes: int, *, certificates: bool = False) -> list[Change]:
+        found: list[Change] = []
+        size, first = 0, min(after, 1 << 62)
         with _database_errors():
-            sql = "SELECT position, envelope FROM changes WHERE position > ? ORDER BY position LIMIT ?"
-            cursor = self._reader.execute(sql, (min(after, 1 << 62), limit))
-            for position, envelope in cursor:
-                found.append((position, envelope))
-                size += len(envelope)
+            sql, values = "SELECT position, envelope, 0 FROM changes WHERE position > ?", [first]
+            if certificates:
+                sql += " UNION ALL SELECT position, certificate, 1 FROM certificates WHERE position > ?"
+                values.append(first)
+            cursor = self._reader.execute(f"{sql} ORDER BY position LIMIT ?", (*values, limit))
+            for position, content, is_certificate in cursor:
+                found.append(Change(position, content, bool(is_certificate)))
+                size += len(content)
                 if size > limit_bytes:
                     break
             cursor.close()
         return found
 
     def last_position(self) -> int:
-        return int(self._rows("SELECT coalesce(max(position), 0) FROM changes")[0][0])
+        return self.head().size
+
+    def head(self) -> Head:
+        with _database_errors():
+            return tree.head(self._reader)
+
+    def tile(self, level: int, number: int, count: int) -> Subtrees | None:
+        with _database_errors():
+            return tree.tile(self._reader, level, number, count)
+
+    def leaves(self, first: int, count: int) -> list[bytes]:
+        with _database_errors():
+            return tree.leaves(self._reader, first, count)
+
+    def located(self, keys: Sequence[str]) -> dict[str, tuple[bool, bytes, int]]:
+        return {
+            key: (bool(gone), envelope, position)
+            for key in keys
+            for _, gone, envelope, position in self._rows(_LOCATE, (key,))
+        }
+
+    def located_membership(self) -> int | None:
+        told = self.recall("membership_position")
+        return None if told is None else int(told)
+
+    def located_organization(self, prefix: Prefix) -> tuple[bytes, int] | None:
+        sql = "SELECT envelope, position FROM organizations WHERE prefix = ? ORDER BY version DESC LIMIT 1"
+        rows = self._rows(sql, (str(prefix),))
+        return (rows[0][0], rows[0][1]) if rows else None
 
     def find(self, question: Question, as_of: int, limit: int) -> list[int]:
         sql = "SELECT search.rowid FROM search"
@@ -227,11 +274,21 @@ class SqliteStorage:
              "SELECT count(*) FROM objects WHERE NOT withdrawn AND position NOT IN (SELECT rowid FROM search)"),
             ("found things that are no active objects",
              "SELECT count(*) FROM search WHERE rowid NOT IN (SELECT position FROM objects WHERE NOT withdrawn)"),
+            ("organization records that do not stand where the log has them",
+             "SELECT count(*) FROM organizations o LEFT JOIN changes c ON c.position = o.position"
+             " AND c.envelope = o.envelope WHERE c.position IS NULL"),
         )  # fmt: skip
         for what, sql in checks:
             (count,) = self._rows(sql)[0]
             if count:
                 found.append(f"{count} {what}")
+        with _database_errors():
+            reader = self._reader
+            reader.execute("BEGIN")  # all of it as of one moment
+            try:
+                found += tree.problems(reader)
+            finally:
+                reader.execute("COMMIT")
         return found
 
     def close(self) -> None:
@@ -257,6 +314,19 @@ class SqliteWriting:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._size = tree.head(connection).size
+        self._leaves: list[bytes] = []  # hashes
+
+    def grow(self) -> None:
+        """Puts the leaves of all that was written into the tree: once, at the end of the transaction."""
+        if self._leaves:
+            tree.append(self._connection, self._size, self._leaves)
+            self._size, self._leaves = self._size + len(self._leaves), []
+
+    def _append(self, leaf: bytes) -> int:
+        """The position that it takes."""
+        self._leaves.append(leaf_hash(leaf))
+        return self._size + len(self._leaves)
 
     def _row(self, sql: str, values: Sequence[Any]) -> tuple[Any, ...] | None:
         row: tuple[Any, ...] | None = self._connection.execute(sql, values).fetchone()
@@ -283,7 +353,6 @@ class SqliteWriting:
 
     def put_records(self, records: Sequence[NewRecord]) -> None:
         known = self._objects(list({record.key for record in records}))
-        position = self._next("SELECT max(position) FROM changes")
         number = self._next("SELECT max(number) FROM objects")
         changes, gone = [], []
         new: dict[int, tuple[object, ...]] = {}
@@ -291,6 +360,7 @@ class SqliteWriting:
         documents: dict[int, tuple[object, ...]] = {}
         for record in records:
             before = known.get(record.key)
+            position = self._append(digest_leaf(Kind.RECORD, record.digest))
             if before is None:
                 own, number = number, number + 1
             else:
@@ -310,7 +380,6 @@ class SqliteWriting:
                     position, text.title, text.description, text.subjects, text.creators, text.facets
                 )  # fmt: skip
             known[record.key] = (own, record.version, record.digest, withdrawn, position)
-            position += 1
         many = self._connection.executemany
         many("INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?)", changes)
         many("INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?)", new.values())
@@ -328,11 +397,12 @@ class SqliteWriting:
         return (row[0] or 0) + 1 if row else 1
 
     def put_organization(self, prefix: Prefix, organization: StoredOrganization) -> None:
+        position = self._append(digest_leaf(Kind.ORGANIZATION, organization.digest))
         self._connection.execute(
-            "INSERT INTO organizations VALUES (?, ?, ?, ?)",
-            (str(prefix), organization.version, organization.digest, organization.envelope),
+            "INSERT INTO organizations VALUES (?, ?, ?, ?, ?)",
+            (str(prefix), organization.version, organization.digest, organization.envelope, position),
         )
-        self.put_change(organization.envelope)
+        self._put_change(position, organization.envelope)
 
     def organization_digest(self, prefix: Prefix, version: int) -> bytes | None:
         row = self._row(
@@ -370,8 +440,27 @@ class SqliteWriting:
         self.remember("membership_version", str(version))
         return version
 
-    def put_change(self, envelope: bytes) -> None:
-        self._connection.execute("INSERT INTO changes (envelope) VALUES (?)", (envelope,))
+    def put_membership(self, envelope: bytes, leaf: bytes) -> None:
+        position = self._append(leaf)
+        self._put_change(position, envelope)
+        self.remember("membership_position", str(position))
+
+    def _put_change(self, position: int, envelope: bytes) -> None:
+        self._connection.execute("INSERT INTO changes (position, envelope) VALUES (?, ?)", (position, envelope))
+
+    def put_certificate(self, certificate: Certificate) -> None:
+        position = self._append(certificate_leaf(certificate.der))
+        self._connection.execute(
+            "INSERT INTO certificates VALUES (?, ?, ?, ?)",
+            (position, str(certificate.prefix), certificate.issued_at, certificate.der),
+        )
+
+    def newest_certificate(self, prefix: Prefix) -> Certificate | None:
+        row = self._row(
+            "SELECT issued_at, certificate FROM certificates WHERE prefix = ? ORDER BY position DESC LIMIT 1",
+            (str(prefix),),
+        )
+        return Certificate(prefix, *row) if row else None
 
     def put_invitation(self, secret_hash: bytes, invitation: StoredInvitation, now: int) -> None:
         self._connection.execute(

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from hanse import merkle, trust, verifier, wire
+from hanse import merkle, transparency, trust, verifier, wire
 from hanse.errors import BrokenChain, NotAuthenticated, WrongContent
 from hanse.model.envelope import PayloadType
 from hanse.model.keys import PublicKey
 from hanse.model.purposes import Purpose
 from hanse.signing import is_signed_by
+from hanse.transparency import Inclusion, Shown
 from hanse.wire_papers import decode_conditions
 from tests.vectors import fixed, make
 
@@ -239,3 +240,21 @@ def test_an_evidence_file_is_proved_and_whatever_is_done_to_it_without_a_key_is_
             assert (each["exit_code"], each["verdicts"]) == (0, ["proved"])
         elif case != "as it was exported":
             assert (each["exit_code"], each["verdicts"][0]) == (1, "partly"), case
+
+
+def test_the_log_of_the_vectors_verifies() -> None:
+    log = vector("registry_log")
+    authority = wire.decode_authority(bytes.fromhex(log["authority"]))
+    older, newer = (transparency.verify(note, authority) for note in log["checkpoints"])
+    path = tuple(bytes.fromhex(each) for each in log["consistency"])
+    assert transparency.follow(older, newer, Shown(newer.note, older.checkpoint.size, path)) == newer
+    leaves = [bytes.fromhex(entry["data"]) for entry in log["entries"]]
+    assert newer.checkpoint.root == merkle.root(map(merkle.leaf_hash, leaves))
+    record = wire.decode_envelope(bytes.fromhex(vector("object")["record"]["serialized"]))
+    proof = log["inclusion"]
+    inclusion = Inclusion(proof["index"], tuple(bytes.fromhex(each) for each in proof["path"]))
+    transparency.included(transparency.leaf_of(record), inclusion, newer.checkpoint, "it")
+    assert leaves[1] == transparency.membership_leaf(
+        *wire.decode_membership_head(bytes.fromhex(log["membership_head"]))
+    )
+    assert leaves[2] == transparency.certificate_leaf(bytes.fromhex(log["certificate"]))

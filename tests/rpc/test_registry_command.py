@@ -145,4 +145,4 @@ def test_given_metrics_and_reflection_then_both_are_served(tmp_path):
             )
             assert b"hanse.v1.Registry" in next(names)
     assert 'hanse_registry_calls_total{method="Resolve",status="OK"} 1.0' in told
-    assert "hanse_registry_position 2.0" in told
+    assert "hanse_registry_position 3.0" in told

@@ -17,11 +17,13 @@ def test_given_every_setting_then_it_is_read(tmp_path):
     path = tmp_path / "registry.toml"
     path.write_text(
         'name = "x"\nroot = "86"\nlisten = "[::]:1"\nadvertise = "a:1"\nreflection = true\nmetrics = "127.0.0.1:0"\n'
+        'tiles = "127.0.0.1:7480"\npublic_entries = true\n'
         'calls_per_second = 1e9\ncalls_burst = 5\n[referrals]\n"10" = ["b:2"]\n'
     )
     config = load(path)
     assert config.advertise == (Address("a", 1),)
     assert config.referrals == {Prefix("10"): (Address("b", 2),)}
+    assert (config.tiles, config.public_entries) == (Address("127.0.0.1", 7480), True)
     assert (config.calls_per_second, config.calls_burst, config.reflection) == (1e9, 5, True)
 
 
@@ -41,6 +43,9 @@ def test_when_nothing_is_advertised_then_members_dial_what_is_listened_on():
         ('root = "86"\nadvertise = 5', "'advertise' is a list"),
         ('root = "86"\nadvertise = [5]', "'advertise' is a text"),
         ('root = "86"\nreflection = "yes"', "true or false"),
+        ('root = "86"\npublic_entries = 1', "'public_entries' is true or false"),
+        ('root = "86"\ntiles = 7480', "'tiles' is a text"),
+        ('root = "86"\ntiles = "here"', "is not an address"),
         ('root = "86"\ncalls_per_second = 0', "above 0"),
         ('root = "86"\ncalls_burst = true', "above 0"),
         ('root = "86"\nreferrals = 3', "is a table"),

@@ -16,15 +16,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hanse import limits, merkle, trust, wire
+from hanse import limits, merkle, transparency, trust, wire
 from hanse.errors import InvalidInput
+from hanse.evidence.checkpoint import Checkpoint
 from hanse.model.address import Address
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier
 from hanse.model.invitation import Invitation
 from hanse.model.keys import KeyId, PublicKey
 from hanse.model.manifest import Element, ElementName, Manifest, ManifestPage
-from hanse.model.organization import IdentityKey, NodeEndpoint, OrganizationRecord, Pass
+from hanse.model.organization import IdentityKey, Member, NodeEndpoint, OrganizationRecord, Pass
 from hanse.model.record import (
     Access,
     AccessMode,
@@ -435,6 +436,40 @@ def evidence_file() -> dict[str, Any]:
     return evidence(record, [*(organization_record(prefix) for prefix in (ACME, LAB)), *chain])
 
 
+def registry_log() -> dict[str, Any]:
+    """Five entries, two checkpoints, and what proves that they are one log."""
+    authority = wire.decode_authority(_authority())
+    members = wire.encode_members([Member(NORTH, "North Hospital", 1)], [Address.parse("registry.example:4600")])
+    head = wire.encode_membership_head(1, T0, sha256(members).digest(), authority.fingerprint)
+    organizations = [Envelope(PayloadType.ORGANIZATION, bytes.fromhex(each["payload"]), ()) for each in
+                     organization_chain()["chain"][:2]]  # fmt: skip
+    record = Envelope(PayloadType.RECORD, bytes.fromhex(digital_object()["record"]["payload"]), ())
+    entries = [
+        {"of": "organization", "data": transparency.leaf_of(organizations[0])},
+        {"of": "membership", "data": transparency.leaf_of(Envelope(PayloadType.MEMBERSHIP, head, ()))},
+        {"of": "certificate", "data": transparency.certificate_leaf(certificate(NODE))},
+        {"of": "record", "data": transparency.leaf_of(record)},
+        {"of": "organization", "data": transparency.leaf_of(organizations[1])},
+    ]
+    leaves = [merkle.leaf_hash(bytes(each["data"])) for each in entries]  # type: ignore[call-overload]
+    node, name = merkle.nodes(leaves), transparency.origin(authority)
+
+    def note(size: int) -> str:
+        return transparency.sign(Checkpoint(name, size, merkle.root(leaves[:size])), REGISTRY, T0 + 60 * size)
+
+    return {
+        "authority": _authority().hex(),
+        "origin": name,
+        "verifier_key": transparency.verifier_key(authority),
+        "membership_head": head.hex(),
+        "certificate": certificate(NODE).hex(),
+        "entries": [each | {"data": bytes(each["data"]).hex()} for each in entries],  # type: ignore[call-overload]
+        "checkpoints": [note(3), note(5)],
+        "consistency": [each.hex() for each in merkle.consistency_proof(node, 3, 5)],
+        "inclusion": {"index": 3, "path": [each.hex() for each in merkle.inclusion_proof(node, 3, 5)]},
+    }
+
+
 VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "identifiers": identifiers,
     "keys": keys,
@@ -450,6 +485,7 @@ VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "papers": papers,
     "log": the_log,
     "evidence": evidence_file,
+    "registry_log": registry_log,
 }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
 
-from hanse import trust, wire
+from hanse import limits, trust, wire
 from hanse.errors import HanseError, HomeUnusable, NoSpace, StorageFailed
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
@@ -38,6 +38,15 @@ _MIGRATIONS = (
     CREATE INDEX record_prefix ON record (prefix);
     CREATE TABLE membership (
         one INTEGER PRIMARY KEY CHECK (one = 1), head BLOB NOT NULL, members BLOB NOT NULL, checked_at INTEGER NOT NULL
+    ) STRICT;
+    """,
+    """
+    CREATE TABLE registry_log (
+        one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL, note TEXT NOT NULL, seen_at INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE registry_lie (
+        first TEXT NOT NULL, second TEXT NOT NULL, proof BLOB NOT NULL, what TEXT NOT NULL, noticed_at INTEGER NOT NULL,
+        PRIMARY KEY (first, second)
     ) STRICT;
     """,
 )
@@ -68,6 +77,20 @@ class KeptMembership:
     head: Envelope
     members: bytes
     checked_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLie:
+    """Two checkpoints of the registry's log, signed by it, that were not one history: C2SP signed notes.
+
+    ``proof``: what it gave to prove that they were, hashes one after the other. ``what`` is the error's text.
+    """
+
+    first: str
+    second: str
+    proof: bytes
+    what: str
+    noticed_at: int
 
 
 class Known:
@@ -186,6 +209,37 @@ class Known:
                 (wire.encode_envelope(head), members, checked_at),
             )
 
+    def registry_log(self) -> str | None:
+        """The signed note of the largest checkpoint of the registry's log that was seen to continue all before it."""
+        with self._transaction() as db:
+            row = db.execute("SELECT note FROM registry_log").fetchone()
+        return str(row[0]) if row else None
+
+    def keep_registry_log(self, before: str | None, size: int, note: str, seen_at: int) -> bool:
+        """Whether ``note`` took the place of ``before``, or need not: False when another process kept another one."""
+        with self._transaction(write=True) as db:
+            row = db.execute("SELECT note, size FROM registry_log").fetchone()
+            if (row[0] if row else None) != before:
+                return False
+            if row is None or size > row[1]:
+                db.execute("INSERT OR REPLACE INTO registry_log VALUES (1, ?, ?, ?)", (size, note, seen_at))
+        return True
+
+    def keep_registry_lie(self, lie: RegistryLie) -> None:
+        """For good; at most FORKS_PER_PEER of them."""
+        with self._transaction(write=True) as db:
+            if db.execute("SELECT count(*) FROM registry_lie").fetchone()[0] < limits.FORKS_PER_PEER:
+                db.execute(
+                    "INSERT OR IGNORE INTO registry_lie VALUES (?, ?, ?, ?, ?)",
+                    (lie.first, lie.second, lie.proof, lie.what, lie.noticed_at),
+                )
+
+    def registry_lies(self) -> list[RegistryLie]:
+        """The oldest first."""
+        with self._transaction() as db:
+            rows = db.execute("SELECT * FROM registry_lie ORDER BY noticed_at, rowid").fetchall()
+        return [RegistryLie(*row) for row in rows]
+
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """For one statement."""
@@ -193,9 +247,9 @@ class Known:
             yield self._connection
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
         with self._lock, _storage(self._path):
-            self._connection.execute("BEGIN")
+            self._connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
