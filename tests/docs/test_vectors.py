@@ -9,6 +9,7 @@ import pytest
 from hanse import merkle, transparency, trust, wire
 from hanse.errors import NotAuthenticated
 from hanse.model.keys import PublicKey
+from hanse.rpc.tls import registry_name
 from hanse.signing import is_signed_by
 from hanse.transparency import Inclusion, Shown
 from tests.vectors import make
@@ -84,6 +85,7 @@ def test_the_pass_is_good_for_its_league_and_its_time_only() -> None:
 def test_the_log_of_the_vectors_verifies() -> None:
     log = vector("log")
     authority = wire.decode_authority(bytes.fromhex(log["authority"]))
+    assert log["origin"].startswith(f"{registry_name(authority.root)}/log/")
     older, newer = (transparency.verify(note, authority) for note in log["checkpoints"])
     path = tuple(bytes.fromhex(each) for each in log["consistency"])
     assert transparency.follow(older, newer, Shown(newer.note, older.checkpoint.size, path)) == newer
