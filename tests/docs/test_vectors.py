@@ -82,8 +82,8 @@ def test_the_pass_is_good_for_its_league_and_its_time_only() -> None:
         trust.caller(envelope, make.NEW.public, league, now=make.T0 + 1500 + 721)
 
 
-def test_the_log_of_the_vectors_verifies() -> None:
-    log = vector("log")
+def test_the_registrys_log_of_the_vectors_verifies() -> None:
+    log = vector("registry_log")
     authority = wire.decode_authority(bytes.fromhex(log["authority"]))
     assert log["origin"].startswith(f"{registry_name(authority.root)}/log/")
     older, newer = (transparency.verify(note, authority) for note in log["checkpoints"])

@@ -504,7 +504,7 @@ VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "invitation": invitations,
     "organization": organization_chain,
     "pass": passes,
-    "log": registry_log,
+    "registry_log": registry_log,
 }
 
 
