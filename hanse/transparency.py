@@ -22,7 +22,6 @@ from hanse.merkle import leaf_hash
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.keys import PublicKey
 from hanse.model.organization import Authority
-from hanse.rpc.tls import registry_name
 from hanse.signing import SigningKey, verifies
 
 _ED25519 = b"\x01"
@@ -69,7 +68,7 @@ def certificate_leaf(certificate: bytes) -> bytes:
 
 def origin(authority: Authority) -> str:
     """The name of a league's log. Two leagues may have one root, hence the fingerprint."""
-    return f"{registry_name(authority.root)}/log/{authority.fingerprint.hex()[:_ORIGIN_DIGITS]}"
+    return f"{authority.root}.registry.hanse.internal/log/{authority.fingerprint.hex()[:_ORIGIN_DIGITS]}"
 
 
 def verifier_key(authority: Authority) -> str:

@@ -14,6 +14,7 @@ from hanse.errors import BrokenChain, NotAuthenticated, WrongContent
 from hanse.model.envelope import PayloadType
 from hanse.model.keys import PublicKey
 from hanse.model.purposes import Purpose
+from hanse.rpc.tls import registry_name
 from hanse.signing import is_signed_by
 from hanse.transparency import Inclusion, Shown
 from hanse.wire_papers import decode_conditions
@@ -242,9 +243,10 @@ def test_an_evidence_file_is_proved_and_whatever_is_done_to_it_without_a_key_is_
             assert (each["exit_code"], each["verdicts"][0]) == (1, "partly"), case
 
 
-def test_the_log_of_the_vectors_verifies() -> None:
+def test_the_registrys_log_of_the_vectors_verifies() -> None:
     log = vector("registry_log")
     authority = wire.decode_authority(bytes.fromhex(log["authority"]))
+    assert log["origin"].startswith(f"{registry_name(authority.root)}/log/")
     older, newer = (transparency.verify(note, authority) for note in log["checkpoints"])
     path = tuple(bytes.fromhex(each) for each in log["consistency"])
     assert transparency.follow(older, newer, Shown(newer.note, older.checkpoint.size, path)) == newer
