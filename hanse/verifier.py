@@ -1886,12 +1886,12 @@ def summary(report: Report) -> dict[str, Any]:
 
 def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], None]) -> None:
     """For a person."""
-    said = [""]
+    last = [""]
 
     def say(text: str) -> None:
-        if text or said[0]:  # never two empty lines
+        if text or last[0]:  # never two empty lines
             print_line(text)
-        said[0] = text
+        last[0] = text
 
     header = report.header
     chosen = ", ".join(f"{name} {value}" for name, value in header.get("selection", {}).items()) or "everything"
@@ -1939,7 +1939,7 @@ def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], No
     if others > 0:
         say(f"… and {others:,} others that are not wholly proved: --json lists all.")
     if report.verdicts["settled"]:
-        say(f"{report.verdicts['settled']:,} more were one side's word at first: both signed for them later.")
+        say(f"Halves of deliveries that both signed for later: {report.verdicts['settled']:,}")
     for position, said in report.erased[:SHOWN]:
         say(f"Erased: position {position} of the log, said to have been a {said}. Only that it was there is proved.")
     for text in report.missing:
