@@ -153,7 +153,17 @@ def test_help_of_the_whole_lists_every_command() -> None:
 
 
 def test_the_command_starts_without_what_is_slow_to_load() -> None:
-    slow = ("grpc", "cryptography", "sqlite3", "sqlite_utils", "google.protobuf", "rich", "structlog", "asyncio", "cedarpy")
+    slow = (
+        "grpc",
+        "cryptography",
+        "sqlite3",
+        "sqlite_utils",
+        "google.protobuf",
+        "rich",
+        "structlog",
+        "asyncio",
+        "cedarpy",
+    )
     program = f"import sys, node.cli; print([each for each in {slow!r} if each in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert loaded.stdout.strip() == "[]"
