@@ -13,11 +13,11 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from hanse import limits, papers, wire, wire_papers
+from hanse import limits, wire
 from hanse.client.keys import believed
 from hanse.client.peer import Peer
 from hanse.client.resolve import Resolver
@@ -30,6 +30,8 @@ from hanse.evidence.storage.log import Kind
 from hanse.evidence.writer import Change
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Prefix
+from hanse.model.organization import OrganizationRecord
+from hanse.trust import signing_key
 from hanse.vault import vault
 
 _IDLE_SECONDS = 10.0  # after which a thread that has nothing to settle ends
@@ -108,7 +110,7 @@ def settle(
             outcomes[row.id] = Outcome(False, f"{owner} does not sign: {refusal or 'without a reason'}")
             continue
         try:
-            check_whole(resolver, owner, half, paper)
+            check_whole(resolver, owner, half, paper, row.moved_at)
         except VerificationFailed as error:
             outcomes[row.id] = Outcome(False, str(error))
             continue
@@ -132,15 +134,18 @@ def settle(
     return outcomes, problem
 
 
-def check_whole(resolver: Resolver, owner: Prefix, half: Envelope, whole: Envelope) -> None:
+def check_whole(resolver: Resolver, owner: Prefix, half: Envelope, whole: Envelope, ended_at: int) -> None:
     """That it is our half with the owner's signature. Raises BadSignature, WrongContent."""
     if (whole.payload_type, whole.payload) != (half.payload_type, half.payload):
         raise WrongContent(f"{owner} answered with another receipt than the one that we signed: it was altered")
     if len(whole.signatures) != 2 or half.signatures[0] not in whole.signatures:
         raise BadSignature(f"{owner} answered with a receipt that has not our signature and one more")
-    _, signed = believed(resolver, [owner], lambda records: papers.verify_receipt(whole, records[owner], None))
-    if owner not in signed:
-        raise BadSignature(f"{owner} answered with a receipt that is not signed by a key of its own")
+
+    def check(records: Mapping[Prefix, OrganizationRecord]) -> None:
+        if signing_key(whole, records[owner], ended_at) is None:
+            raise BadSignature(f"{owner} answered with a receipt that is not signed by a key of its own")
+
+    believed(resolver, [owner], check)
 
 
 def _keep_whole(change: Change, whole: Iterable[tuple[Row, Envelope]]) -> None:
@@ -149,7 +154,7 @@ def _keep_whole(change: Change, whole: Iterable[tuple[Row, Envelope]]) -> None:
             continue  # another process of this home was faster
         encoded = wire.encode_envelope(paper)
         row.state, row.receipt, row.receipt_digest = State.SETTLED, encoded, paper.digest
-        row.claimed = wire_papers.decode_receipt(paper.payload).unique_bytes
+        row.claimed = row.size
         table.put(change.connection, row)
         change.append(Kind.RECEIPT, encoded)
 
