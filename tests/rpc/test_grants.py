@@ -353,6 +353,18 @@ def test_a_revocation_ends_a_grant_at_the_next_call(scene: Scene, acme: Caller) 
     assert scene.leaves("revocation") == before + 1
 
 
+def test_a_revoked_grant_tells_nothing_of_objects_that_it_was_not_for(scene: Scene, acme: Caller) -> None:
+    digest, _ = granted(acme, made(scene.acme, scene.add("ended", automatic()), HEALTH))
+    scene.grants.revoke(digest)
+    hidden = scene.add("not-for-acme", Terms(), unlisted=True)
+    told = []
+    for id in (hidden, "86.north/not-there-at-all"):
+        with pytest.raises(NotFound) as refused:
+            acme.describe(id, grant=digest)
+        told.append(str(refused.value).replace(id, "ID"))
+    assert told[0] == told[1]
+
+
 def test_only_who_made_a_grant_can_revoke_it(scene: Scene) -> None:
     with pytest.raises(NotFound):
         scene.grants.revoke(bytes(32))
