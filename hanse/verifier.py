@@ -1015,12 +1015,15 @@ def check_line(number: int, raw: bytes, world: World) -> Checked:
         return Checked(number, -1, kind if kind in RANK else "unreadable", hashed, str(error), None)
 
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _read_members(text: bytes) -> dict[str, Any]:
     try:
         members = json.loads(text)
     except (ValueError, RecursionError):
         raise Malformed("it is not JSON") from None
-    if not isinstance(members, dict) or json.dumps(members, separators=(",", ":")).encode() != text:
+    if not isinstance(members, dict) or _compact(members).encode() != text:
         raise Malformed("it is not JSON in the one form that the format has")
     kind = members.get("kind")
     if not isinstance(kind, str) or kind not in RANK:
