@@ -31,6 +31,7 @@ from hanse.model.terms import Conditions, Duty, DutyKind, Operation, Party, Perm
 from hanse.signing import sign
 from hanse.v1 import node_pb2
 from node.grants import Grants
+from registry import app as registry_app
 from tests.league import Registry, eventually
 from tests.nodes import Caller, Node
 
