@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from functools import lru_cache
 from pathlib import Path
 
 from hanse import wire
@@ -377,7 +376,6 @@ def _object(row: tuple[str, str, bytes, str, str, str, int, int, str, int, int, 
     )
 
 
-@lru_cache(maxsize=4096)  # read anew for every call of a peer
 def _terms(text: str) -> Terms:
     """As they are, or as a rule of before there were terms: {"open": ..., "allowed": [...]}."""
     said = json.loads(text)
