@@ -29,7 +29,7 @@ TRIAL = Identifier.parse("86.north/trial")
 
 @pytest.fixture
 def evidence(tmp_path: Path) -> Iterator[Evidence]:
-    identity = cast("Identity", SimpleNamespace(prefix=NORTH, signing_key=KEY))
+    identity = cast("Identity", SimpleNamespace(prefix=NORTH, signing_key=KEY, acknowledged_key=KEY))
     with Evidence(Database.open(tmp_path / "evidence.db", MIGRATIONS), lambda: identity) as made:
         yield made
 
