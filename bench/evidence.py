@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import deciding as bench_deciding
 from bench import ours
+from bench.delivering import delivering
 from bench.scale import Scale
 from bench.table import Row, Target, say
 from bench.verifying import verifying
@@ -93,7 +94,7 @@ def asking(scale: Scale, folder: Path) -> Iterator[Row]:
     )
 
 
-FIGURES: tuple[Callable[[Scale, Path], Iterator[Row]], ...] = (deciding, appending, asking, verifying)
+FIGURES: tuple[Callable[[Scale, Path], Iterator[Row]], ...] = (deciding, appending, asking, delivering, verifying)
 
 
 def receipts(count: int) -> list[bytes]:

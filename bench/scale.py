@@ -22,6 +22,7 @@ class Scale:
     published: int = 50_000
     appended: int = 50_000
     asked: int = 200
+    delivered: int = 6_000
     years: int = 3
     decided: int = 50_000
     add_bytes: int = 4 * GIB
@@ -42,6 +43,7 @@ SHORT = Scale(
     published=10_000,
     appended=20_000,
     asked=60,
+    delivered=2_000,
     years=1,
     decided=20_000,
     add_files=20_000,

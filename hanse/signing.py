@@ -80,10 +80,16 @@ def is_signed_by(envelope: Envelope, key: PublicKey) -> bool:
 def verifies(key: PublicKey, signature: bytes, data: bytes) -> bool:
     """Whether it is a valid signature of ``data``. What is signed says itself what kind of thing it is."""
     try:
-        _verifier(key.raw).verify(signature, data)
+        _verified(key.raw, signature, data)
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+@lru_cache(512)
+def _verified(raw: bytes, signature: bytes, data: bytes) -> None:
+    """The same record or grant is met at every fetch. Raises, and nothing is kept, when it does not verify."""
+    _verifier(raw).verify(signature, data)
 
 
 @lru_cache(1024)

@@ -1015,12 +1015,15 @@ def check_line(number: int, raw: bytes, world: World) -> Checked:
         return Checked(number, -1, kind if kind in RANK else "unreadable", hashed, str(error), None)
 
 
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def _read_members(text: bytes) -> dict[str, Any]:
     try:
         members = json.loads(text)
     except (ValueError, RecursionError):
         raise Malformed("it is not JSON") from None
-    if not isinstance(members, dict) or json.dumps(members, separators=(",", ":")).encode() != text:
+    if not isinstance(members, dict) or _compact(members).encode() != text:
         raise Malformed("it is not JSON in the one form that the format has")
     kind = members.get("kind")
     if not isinstance(kind, str) or kind not in RANK:
@@ -1886,12 +1889,12 @@ def summary(report: Report) -> dict[str, Any]:
 
 def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], None]) -> None:
     """For a person."""
-    said = [""]
+    last = [""]
 
     def say(text: str) -> None:
-        if text or said[0]:  # never two empty lines
+        if text or last[0]:  # never two empty lines
             print_line(text)
-        said[0] = text
+        last[0] = text
 
     header = report.header
     chosen = ", ".join(f"{name} {value}" for name, value in header.get("selection", {}).items()) or "everything"
@@ -1939,7 +1942,7 @@ def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], No
     if others > 0:
         say(f"… and {others:,} others that are not wholly proved: --json lists all.")
     if report.verdicts["settled"]:
-        say(f"{report.verdicts['settled']:,} more were one side's word at first: both signed for them later.")
+        say(f"Halves of deliveries that both signed for later: {report.verdicts['settled']:,}")
     for position, said in report.erased[:SHOWN]:
         say(f"Erased: position {position} of the log, said to have been a {said}. Only that it was there is proved.")
     for text in report.missing:

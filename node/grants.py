@@ -156,14 +156,14 @@ class Grants:
             rows = storage.chain(connection, digest)
         if not rows or rows[-1].holder != caller.prefix or rows[0].owner != self._prefix:
             raise GrantNeeded(f"{caller.prefix} holds no such grant of {self._prefix}: ask for one, or show it first")
-        if any(row.revoked_at is not None for row in rows):
-            raise Revoked(f"the grant was revoked: `hanse grants` says by whom and why; ask {self._prefix} anew")
         chain = tuple(_decoded(row.envelope.payload) for row in rows)
         grant = chain[-1]
+        if id not in grant.ids:  # before anything that says more to whom the object does not exist
+            raise NotPermitted("the grant is for other objects: `hanse grants` says for which")
+        if any(row.revoked_at is not None for row in rows):
+            raise Revoked(f"the grant was revoked: `hanse grants` says by whom and why; ask {self._prefix} anew")
         if grant.to_key not in (None, caller.key_id):
             raise NotPermitted(f"the grant is bound to another key of {caller.prefix} than its current one")
-        if id not in grant.ids:
-            raise NotPermitted("the grant is for other objects: `hanse grants` says for which")
         digests = tuple(row.digest for row in rows)
         return Held(grant, chain, digests, tuple(Usage(row.fetches, row.bytes) for row in rows))
 

@@ -9,7 +9,7 @@ goes on with what was last known, for MEMBERSHIP_LIFE at most, and ``hanse statu
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hanse import limits, trust
 from hanse.client.resolve import Resolver
@@ -19,6 +19,7 @@ from hanse.errors import (
     InvalidInput,
     NotAuthenticated,
     NotFound,
+    NotPermitted,
     Suspended,
     Unreachable,
     VerificationFailed,
@@ -26,6 +27,7 @@ from hanse.errors import (
 from hanse.model.identifier import Prefix
 from hanse.model.keys import KeyId
 from hanse.model.organization import Member, Membership
+from hanse.model.papers import Grant
 from hanse.rpc.tls import read_certificate
 from hanse.trust import VerifiedOrganization
 from node.policy import Caller
@@ -82,6 +84,25 @@ class Members:
         if member.suspended_at is not None:
             raise Suspended(f"{prefix} is suspended; the registry's operator can restore it")
         return member
+
+    def check_holders(self, grants: Iterable[Grant]) -> None:
+        """That those who narrowed these grants for others could still use them. Raises NotPermitted, Unreachable."""
+        for grant in grants:
+            try:
+                member = self.check(grant.to)
+                current = grant.to_key is None or grant.to_key == self._current_key(grant.to, member)
+            except (NotAuthenticated, Suspended, NotFound, VerificationFailed):
+                raise NotPermitted(
+                    f"{grant.to}, who narrowed the grant for you, is not a member in good standing"
+                ) from None
+            if not current:
+                raise NotPermitted(f"the grant was narrowed from one that is bound to an earlier key of {grant.to}")
+
+    def _current_key(self, prefix: Prefix, member: Member) -> KeyId:
+        organization = self._resolver().organization(prefix)
+        if organization.record.version < member.organization_version:
+            organization = self._resolver().organization(prefix, fresh=True)
+        return organization.record.current_key.key_id
 
     def caller(self, prefix: Prefix, key_digest: bytes) -> Caller:
         """The member whose own record names the TLS key. Raises NotAuthenticated, Suspended, Unreachable."""

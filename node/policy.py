@@ -90,6 +90,17 @@ class _Prepared:
     policies: "cedarpy.PolicySet"
     entities: "cedarpy.Entities"
     names: tuple[str, ...]
+    terms: Terms
+    chain: tuple[Grant, ...]
+    owner: Prefix
+
+    def is_of(self, terms: Terms, chain: tuple[Grant, ...], owner: Prefix) -> bool:
+        """Whether it was made of these: mostly the same objects, which is sooner seen than that they are equal."""
+        return (
+            (self.terms is terms or self.terms == terms)
+            and (self.chain is chain or self.chain == chain)
+            and self.owner == owner
+        )
 
 
 class Policies:
@@ -170,12 +181,13 @@ class Policies:
             each.nonce.hex()[:_SHOWN] for each in chain
         )
         principal, resource = asked.caller.prefix.text, asked.id.key
-        key = (principal, resource, terms, chain, names, owner, unlisted)
+        key = (principal, resource, names, unlisted)
         with self._lock:
             own, found = self._own, self._prepared.get(key)
             if found is not None:
                 self._prepared.move_to_end(key)
-                return found
+        if found is not None and found.is_of(terms, chain, owner):
+            return found
         # The owner's own first: where several forbid, hers is the one that is named.
         chosen = [
             each
@@ -186,6 +198,9 @@ class Policies:
             cedarpy.PolicySet.from_str("".join(each.text for each in chosen)),
             cedarpy.Entities.from_json_str(json.dumps([_entity(resource, terms, owner, unlisted)])),
             tuple(each.name for each in chosen),
+            terms,
+            chain,
+            owner,
         )
         with self._lock:
             if own is self._own:  # else it is of policies that are no longer in force

@@ -382,7 +382,9 @@ class NodeService(grpc.GenericRpcHandler):
         held, failure = None, None
         if digest and wrapped is not None:
             try:
-                held = self._grants.held(digest, caller, identifier) if self._grants is not None else None
+                found = self._grants.held(digest, caller, identifier) if self._grants is not None else None
+                self._members.check_holders(found.chain[:-1] if found is not None else ())
+                held = found
             except NotPermitted as error:
                 failure = error
         decision = self._policies.decide(

@@ -52,9 +52,11 @@ def parse_period(text: str) -> tuple[int, int]:
     try:
         if told is None:
             raise ValueError
-        year, month, day = int(told[1]), told[2] and int(told[2]), told[3] and int(told[3])
-        first = datetime.date(year, month or 1, day or 1)
-        last = datetime.date(year, month or 12, day or calendar.monthrange(year, month or 12)[1])
+        year, month, day = (int(each) if each is not None else None for each in told.groups())
+        assert year is not None  # noqa: S101 - it matched
+        first = datetime.date(year, 1 if month is None else month, 1 if day is None else day)
+        final = 12 if month is None else month
+        last = datetime.date(year, final, calendar.monthrange(year, final)[1] if day is None else day)
         following = last + datetime.timedelta(1)
     except (ValueError, OverflowError):
         raise InvalidInput(f"{text!r} is no period such as 2026, 2026-11 or 2026-11-23") from None

@@ -13,11 +13,11 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from hanse import limits, papers, wire, wire_papers
+from hanse import limits, wire
 from hanse.client.keys import believed
 from hanse.client.peer import Peer
 from hanse.client.resolve import Resolver
@@ -30,6 +30,8 @@ from hanse.evidence.storage.log import Kind
 from hanse.evidence.writer import Change
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Prefix
+from hanse.model.organization import OrganizationRecord
+from hanse.trust import signing_key
 from hanse.vault import vault
 
 _IDLE_SECONDS = 10.0  # after which a thread that has nothing to settle ends
@@ -88,11 +90,18 @@ def _add(report: Report, answered: tuple[dict[bytes, Outcome], str]) -> None:
 
 
 def settle(
-    peer: Peer, resolver: Resolver, evidence: Evidence, rows: Sequence[Row], *, checkpoints: bool = True
+    peer: Peer,
+    resolver: Resolver,
+    evidence: Evidence,
+    rows: Sequence[Row],
+    *,
+    checkpoints: bool = True,
+    keep: Callable[["Future[None]", Sequence[Row]], None] | None = None,
 ) -> tuple[dict[bytes, Outcome], str]:
     """One call: how each went, and what is wrong with the owner's log, which undoes no receipt.
 
-    ``checkpoints``: whether the two logs are shown to each other.
+    ``checkpoints``: whether the two logs are shown to each other. ``keep`` is told when the receipts of those rows are
+    durable; without it, they are when this returns.
 
     Raises Unreachable and what else kept the two from speaking; not what is wrong with one paper.
     """
@@ -108,7 +117,7 @@ def settle(
             outcomes[row.id] = Outcome(False, f"{owner} does not sign: {refusal or 'without a reason'}")
             continue
         try:
-            check_whole(resolver, owner, half, paper)
+            check_whole(resolver, owner, half, paper, row.moved_at)
         except VerificationFailed as error:
             outcomes[row.id] = Outcome(False, str(error))
             continue
@@ -116,7 +125,11 @@ def settle(
         outcomes[row.id] = Outcome(True)
     taken = [each for each, (_, refusal) in zip(deletions, answers[len(rows) :], strict=True) if not refusal]
     if whole:
-        evidence.change(lambda change: _keep_whole(change, whole))
+        stored = evidence.writer.submit(lambda change: _keep_whole(change, whole))
+        if keep is not None:
+            keep(stored, [row for row, _ in whole])
+        else:
+            stored.result()
     if taken:
         vault.delivered(evidence, taken)
     problem = ""
@@ -132,15 +145,18 @@ def settle(
     return outcomes, problem
 
 
-def check_whole(resolver: Resolver, owner: Prefix, half: Envelope, whole: Envelope) -> None:
+def check_whole(resolver: Resolver, owner: Prefix, half: Envelope, whole: Envelope, ended_at: int) -> None:
     """That it is our half with the owner's signature. Raises BadSignature, WrongContent."""
     if (whole.payload_type, whole.payload) != (half.payload_type, half.payload):
         raise WrongContent(f"{owner} answered with another receipt than the one that we signed: it was altered")
     if len(whole.signatures) != 2 or half.signatures[0] not in whole.signatures:
         raise BadSignature(f"{owner} answered with a receipt that has not our signature and one more")
-    _, signed = believed(resolver, [owner], lambda records: papers.verify_receipt(whole, records[owner], None))
-    if owner not in signed:
-        raise BadSignature(f"{owner} answered with a receipt that is not signed by a key of its own")
+
+    def check(records: Mapping[Prefix, OrganizationRecord]) -> None:
+        if signing_key(whole, records[owner], ended_at) is None:
+            raise BadSignature(f"{owner} answered with a receipt that is not signed by a key of its own")
+
+    believed(resolver, [owner], check)
 
 
 def _keep_whole(change: Change, whole: Iterable[tuple[Row, Envelope]]) -> None:
@@ -149,7 +165,7 @@ def _keep_whole(change: Change, whole: Iterable[tuple[Row, Envelope]]) -> None:
             continue  # another process of this home was faster
         encoded = wire.encode_envelope(paper)
         row.state, row.receipt, row.receipt_digest = State.SETTLED, encoded, paper.digest
-        row.claimed = wire_papers.decode_receipt(paper.payload).unique_bytes
+        row.claimed = row.size
         table.put(change.connection, row)
         change.append(Kind.RECEIPT, encoded)
 
@@ -169,6 +185,7 @@ class Settler:
         self._threads: set[threading.Thread] = set()
         self._refused: dict[bytes, Outcome] = {}
         self._shown: dict[Prefix, float] = {}
+        self._storing: dict[bytes, Future[None]] = {}
         self._closed = False
 
     def submit(self, owner: Prefix, delivery: bytes) -> "Future[Outcome]":
@@ -245,24 +262,41 @@ class Settler:
     def _settle(self, peer: Peer, owner: Prefix, batch: list[tuple[bytes, "Future[Outcome]"]]) -> None:
         evidence = self._evidence()
         wanted = {delivery for delivery, _ in batch}
-        rows = _waiting(evidence, owner)
+        # What is being stored is settled already; the next call to the owner does not wait for the disk.
+        rows = [row for row in _waiting(evidence, owner) if row.id not in self._storing]
         # What was submitted first; with it what has waited since another day, unless the owner refused it already.
         chosen = [row for row in rows if row.id in wanted]
         chosen += [row for row in rows if row.id not in wanted and row.id not in self._refused]
         outcomes: dict[bytes, Outcome] = {}
+        storing = dict(self._storing)
+
+        def keep(stored: "Future[None]", settled: Sequence[Row]) -> None:
+            these = dict.fromkeys((row.id for row in settled), stored)
+            storing.update(these)
+            self._storing.update(these)
+            stored.add_done_callback(lambda _: [self._storing.pop(id, None) for id in these])
+
         if chosen:
             due = time.monotonic() >= self._shown.get(owner, 0.0) + _SHOWN_SECONDS
-            outcomes, _ = settle(peer, self._resolver, evidence, chosen[:_MOST], checkpoints=due)
+            outcomes, _ = settle(peer, self._resolver, evidence, chosen[:_MOST], checkpoints=due, keep=keep)
             if due:
                 self._shown[owner] = time.monotonic()
         self._refused.update((id, outcome) for id, outcome in outcomes.items() if not outcome.by_both)
         for delivery, future in batch:
-            future.set_result(outcomes.get(delivery) or self._known(evidence, owner, delivery))
+            if delivery in storing:
+                storing[delivery].add_done_callback(lambda stored, future=future: future.set_result(_stored(stored)))  # type: ignore[misc]
+            else:
+                future.set_result(outcomes.get(delivery) or self._known(evidence, owner, delivery))
 
     def _known(self, evidence: Evidence, owner: Prefix, delivery: bytes) -> Outcome:
         with evidence.reading() as connection:
             state = table.state(connection, delivery, ours=True, peer=str(owner))
         return Outcome(state is State.SETTLED, "" if state is State.SETTLED else "it was not settled")
+
+
+def _stored(stored: "Future[None]") -> Outcome:
+    error = stored.exception()
+    return Outcome(True) if error is None else Outcome(False, str(error))
 
 
 class Retrying:

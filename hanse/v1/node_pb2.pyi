@@ -280,7 +280,7 @@ class PresentRequest(_message.Message):
 
     @_builtins.property
     def revocations(self) -> _containers.RepeatedCompositeFieldContainer[_envelope_pb2.Envelope]:
-        """Revocations of grants that the caller made, instead of grants."""
+        """Revocations of grants that the caller made: known to the owner, or shown above."""
 
     def __init__(
         self,

@@ -105,7 +105,7 @@ class NodeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Present(self, request, context):
-        """Shows a narrowed grant, before its first use; or says that the caller ends one that it made.
+        """Shows a narrowed grant, before its first use; or ends one that the caller made.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

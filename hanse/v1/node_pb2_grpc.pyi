@@ -42,7 +42,7 @@ class NodeStub:
     Ask: _grpc.UnaryUnaryMultiCallable[_node_pb2.AskRequest, _node_pb2.AskResponse]
     """Asks for a grant, or how a request stands: the same request again is the same question."""
     Present: _grpc.UnaryUnaryMultiCallable[_node_pb2.PresentRequest, _node_pb2.PresentResponse]
-    """Shows a narrowed grant, before its first use; or says that the caller ends one that it made."""
+    """Shows a narrowed grant, before its first use; or ends one that the caller made."""
     Standing: _grpc.UnaryUnaryMultiCallable[_node_pb2.StandingRequest, _node_pb2.StandingResponse]
     """Whether grants still hold."""
     Settle: _grpc.UnaryUnaryMultiCallable[_node_pb2.SettleRequest, _node_pb2.SettleResponse]
@@ -62,7 +62,7 @@ class NodeAsyncStub(NodeStub):
     Ask: _aio.UnaryUnaryMultiCallable[_node_pb2.AskRequest, _node_pb2.AskResponse]  # type: ignore[assignment]
     """Asks for a grant, or how a request stands: the same request again is the same question."""
     Present: _aio.UnaryUnaryMultiCallable[_node_pb2.PresentRequest, _node_pb2.PresentResponse]  # type: ignore[assignment]
-    """Shows a narrowed grant, before its first use; or says that the caller ends one that it made."""
+    """Shows a narrowed grant, before its first use; or ends one that the caller made."""
     Standing: _aio.UnaryUnaryMultiCallable[_node_pb2.StandingRequest, _node_pb2.StandingResponse]  # type: ignore[assignment]
     """Whether grants still hold."""
     Settle: _aio.UnaryUnaryMultiCallable[_node_pb2.SettleRequest, _node_pb2.SettleResponse]  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class NodeServicer(metaclass=_abc_1.ABCMeta):
         request: _node_pb2.PresentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_node_pb2.PresentResponse, _abc.Awaitable[_node_pb2.PresentResponse]]:
-        """Shows a narrowed grant, before its first use; or says that the caller ends one that it made."""
+        """Shows a narrowed grant, before its first use; or ends one that the caller made."""
 
     @_abc_1.abstractmethod
     def Standing(

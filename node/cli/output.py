@@ -91,8 +91,11 @@ def number(count: int, thing: str, things: str | None = None) -> str:
 
 
 def moment(seconds: float) -> str:
-    """``2026-11-23T14:33:00Z``."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    """``2026-11-23T14:33:00Z``; peers may have named a time that no calendar has."""
+    try:
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.0f} s"
 
 
 def span(seconds: float) -> str:

@@ -31,7 +31,8 @@ from hanse.model.terms import Conditions, Duty, DutyKind, Operation, Party, Perm
 from hanse.signing import sign
 from hanse.v1 import node_pb2
 from node.grants import Grants
-from tests.league import Registry
+from registry import app as registry_app
+from tests.league import Registry, eventually
 from tests.nodes import Caller, Node
 
 HEALTH, DISEASE, OTHER = Purpose("health-research"), Purpose("disease-specific-research"), Purpose("marketing")
@@ -353,6 +354,18 @@ def test_a_revocation_ends_a_grant_at_the_next_call(scene: Scene, acme: Caller) 
     assert scene.leaves("revocation") == before + 1
 
 
+def test_a_revoked_grant_tells_nothing_of_objects_that_it_was_not_for(scene: Scene, acme: Caller) -> None:
+    digest, _ = granted(acme, made(scene.acme, scene.add("ended-for-acme", automatic()), HEALTH))
+    scene.grants.revoke(digest)
+    hidden = scene.add("not-for-acme", Terms(), unlisted=True)
+    told = []
+    for id in (hidden, "86.north/not-there-at-all"):
+        with pytest.raises(NotFound) as refused:
+            acme.describe(id, grant=digest)
+        told.append(str(refused.value).replace(id, "ID"))
+    assert told[0] == told[1]
+
+
 def test_only_who_made_a_grant_can_revoke_it(scene: Scene) -> None:
     with pytest.raises(NotFound):
         scene.grants.revoke(bytes(32))
@@ -416,6 +429,50 @@ def test_a_narrowed_grant_counts_up_the_chain_and_ends_with_what_is_above(
         fetch(third, id, link.digest)
     with pytest.raises(Revoked):
         present(third, root, link)
+
+
+def test_what_a_suspended_member_narrowed_serves_nobody_while_it_is_suspended(
+    scene: Scene, third: Caller, passable: tuple[str, Envelope, Grant]
+) -> None:
+    id, root, grant = passable
+    link = narrowed(scene.acme, scene.third, root, grant)
+    present(third, root, link)
+    assert third.describe(id, grant=link.digest)
+    registry_app.suspend(scene.registry.folder, Prefix("86.acme"), "")
+    try:
+        eventually(lambda: isinstance(refusal(third, id, link.digest), NotPermitted), 15)
+        assert "86.acme" in str(refusal(third, id, link.digest))
+    finally:
+        registry_app.restore(scene.registry.folder, Prefix("86.acme"))
+    eventually(lambda: refusal(third, id, link.digest) is None, 15)
+
+
+def refusal(caller: Caller, id: str, grant: bytes) -> NotPermitted | None:
+    try:
+        caller.describe(id, grant=grant, no_pages=True)
+    except NotPermitted as error:
+        return error
+    return None
+
+
+def test_what_was_narrowed_from_a_grant_that_is_bound_to_a_key_ends_with_that_key(
+    scene: Scene, acme: Caller, third: Caller
+) -> None:
+    own = scene.acme.identity.signing_key.public.key_id
+    terms = Terms(
+        permissions=(Permission((Party(Prefix("86.acme"), own),), Conditions(purposes=(HEALTH,), pass_on=True)),)
+    )
+    id = scene.add("bound-above", terms)
+    digest, grant = granted(acme, made(scene.acme, id, HEALTH))
+    root = scene.row(digest).envelope
+    link = narrowed(scene.acme, scene.third, root, grant)
+    present(third, root, link)
+    assert refusal(third, id, link.digest) is None
+    assert scene.north.daemon is not None
+    members = scene.north.daemon.members
+    members.check_holders([grant])
+    with pytest.raises(NotPermitted, match="earlier key"):
+        members.check_holders([replace(grant, to_key=scene.third.identity.signing_key.public.key_id)])
 
 
 def test_a_chain_that_does_not_hold_is_not_taken(

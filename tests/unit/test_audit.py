@@ -37,7 +37,8 @@ class Breakable(Evidence):
 
     @classmethod
     def at(cls, folder: Path) -> "Breakable":
-        identity = cast("Identity", SimpleNamespace(prefix=Prefix("86.north"), signing_key=SigningKey.generate()))
+        key = SigningKey.generate()
+        identity = cast("Identity", SimpleNamespace(prefix=Prefix("86.north"), signing_key=key, acknowledged_key=key))
         evidence = cls(Database.open(folder / "evidence.db", MIGRATIONS), lambda: identity)
         gate = evidence.gate = threading.Event()
         gate.set()

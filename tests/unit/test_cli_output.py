@@ -38,6 +38,12 @@ def test_times_are_iso_8601_with_an_age_in_words(seconds: int, shown: str) -> No
     assert output.when(seconds, now=1_700_000_000) == shown
 
 
+@pytest.mark.parametrize("seconds", [(1 << 40) - 1, 1 << 56, (1 << 63) - 1])
+def test_a_time_that_a_peer_named_and_no_calendar_has_stops_nothing(seconds: int) -> None:
+    assert output.moment(seconds)
+    assert output.when(seconds, now=1.0)
+
+
 @pytest.mark.parametrize(
     ("foreign", "shown"),
     [

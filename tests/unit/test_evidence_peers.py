@@ -1,11 +1,15 @@
 """Two homes that keep each other's newest checkpoint: whoever rewrites, forks or rolls back a log is noticed."""
 
+import contextlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hanse import limits
 from hanse.errors import BadSignature, BrokenChain, WrongContent
@@ -390,3 +394,67 @@ def test_only_so_many_contradictions_of_one_peer_are_kept(north: Side, acme: Sid
         with pytest.raises(BrokenChain):
             acme.accept(north, Shown(note, (), 1, 0), asked=1)
     assert len(peers.forks(acme.evidence)) == limits.FORKS_PER_PEER
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_honest_peers_are_never_accused_however_their_messages_are_lost_and_overtake_each_other(
+    data: st.DataObject,
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
+        north, acme = (Side.of(Member.of(Path(folder), prefix)) for prefix in ("86.north", "86.acme"))
+        for side in (north, acme):
+            opened.callback(side.evidence.close)
+        requests: list[Shown] = []
+        answers: list[tuple[Shown, int]] = []
+        moves = ["north", "acme", "ask", "arrive", "arrive", "answer", "answer", "lose", "settle"]
+        for _ in range(data.draw(st.integers(5, 25))):
+            match data.draw(st.sampled_from(moves)):
+                case "north":
+                    north.append(b"n")
+                case "acme":
+                    acme.append(b"a", b"b")
+                case "ask":
+                    requests.append(acme.request(north))
+                case "arrive" if requests:
+                    request = requests.pop(data.draw(st.integers(0, len(requests) - 1)))
+                    north.accept(acme, request)
+                    answers.append((north.answer(acme, request), request.seen))
+                case "answer" if answers:
+                    answer, asked = answers.pop(data.draw(st.integers(0, len(answers) - 1)))
+                    acme.accept(north, answer, asked=asked)
+                case "lose":
+                    requests, answers = requests[1:], answers[1:]
+                case "settle":
+                    settle(acme, north)
+        for _ in range(2):  # whatever was lost, two exchanges later both know where they are
+            settle(acme, north)
+        assert (acme.held(north), north.held(acme)) == (north.evidence.size(), acme.evidence.size())
+        for side in (north, acme):
+            assert peers.forks(side.evidence) == ()
+            assert peers.losses(side.evidence) == ()
+
+
+@settings(max_examples=15, deadline=None)
+@given(kept=st.integers(0, 6), lost=st.integers(1, 4), added=st.integers(0, 8), between=st.booleans())
+def test_whoever_lost_what_a_peer_had_seen_is_noticed_by_both_at_the_next_exchange(
+    kept: int, lost: int, added: int, between: bool
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
+        north, acme = (Side.of(Member.of(Path(folder), prefix)) for prefix in ("86.north", "86.acme"))
+        opened.callback(lambda: [side.evidence.close() for side in (north, acme)])
+        for _ in range(kept):
+            north.append(b"kept")
+        if between:
+            settle(acme, north)
+        backup = north.backup(Path(folder) / "backup")
+        for _ in range(lost):
+            north.append(b"lost")
+        settle(acme, north)
+        north.restore(backup)
+        for _ in range(added):
+            north.append(b"added")
+        with pytest.raises(BrokenChain):
+            settle(acme, north)
+        assert notes(acme) == [(kept + lost, kept + added)]
+        assert peers.losses(north.evidence) == (Lost("86.acme", kept + lost),)

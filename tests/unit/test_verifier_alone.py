@@ -149,6 +149,28 @@ def test_what_is_wrong_is_said_with_its_line_and_ends_with_6(
     ).items()
 
 
+def test_what_is_erased_missing_and_one_sides_word_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Year.begin(tmp_path) as made:
+        told, record = ordinary(made), made.record("other")
+        made.receipt(record, half=made.acme, delivery=bytes(16), unique_bytes=7)
+        made.receipt(record, delivery=bytes(16), unique_bytes=8)
+        made.receipt(record, record=bytes(32))
+        made.evidence[made.acme.prefix].erase(0)
+        made.export(made.acme, tmp_path / "file")
+    assert verifier.main([str(tmp_path / "file")]) == 1
+    said = capsys.readouterr().out
+    for words in (
+        "Erased: position 0 of the log, said to have been a request. Only that it was there is proved.",
+        "Missing, says the exporter: record 86.north/other version 1: this home has not kept it",
+        "Halves of deliveries that both signed for later: 1",
+        "signed by both, and not all of it is proved",
+        "Nothing is wrong, and not everything is proved.",
+    ):
+        assert words in said
+    assert told["half"].digest.hex()[:16] not in said  # it is north's
+    assert "\n\n\n" not in said
+
+
 def test_a_file_that_is_not_there_is_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verifier.main([str(tmp_path / "none")]) == 1
     assert "No such file" in capsys.readouterr().err
