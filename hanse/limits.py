@@ -83,4 +83,5 @@ DELIVERY_PARTS: Final = 2048  # separate parts of one delivery: its receipt fits
 DELIVERY_LIFE: Final = 24 * HOUR  # after which a fetch that goes on counts as another
 SETTLED_AT_ONCE: Final = 256  # papers in one Settle
 SETTLE_WAIT: Final = 3  # seconds that a fetch waits for the other side's signature
+DELETIONS_SPARE: Final = 100  # under one grant, beyond its fetches: of copies that were begun, and nothing came
 HALF_AFTER: Final = 60  # seconds without a settlement after which the owner signs alone

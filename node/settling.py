@@ -24,6 +24,7 @@ from hanse.evidence import peers
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.parts import within
 from hanse.evidence.storage import deliveries as table
+from hanse.evidence.storage import papers as papers_table
 from hanse.evidence.storage.deliveries import Row, State
 from hanse.evidence.storage.log import Kind
 from hanse.evidence.writer import Change
@@ -163,6 +164,13 @@ class Settling:
     def _keep_deletion(self, change: Change, deletion: Deletion, envelope: Envelope, caller: Caller) -> str:
         if deletion.owner != self._deliveries.owner or deletion.consumer != caller.prefix:
             return "the deletion is of other organizations than the two that settle here"
+        grant = papers_table.grant(change.connection, deletion.grant)
+        if grant is None or grant.holder != caller.prefix or deletion.id not in grant.grant.ids:
+            return "the deletion is of a grant that you do not hold for this object"
+        if not table.has_deletion(change.connection, envelope.digest):
+            count = table.count_deletions(change.connection, str(caller.prefix), deletion.grant)
+            if count >= grant.fetches + limits.DELETIONS_SPARE:
+                return "you deleted more copies than you fetched under this grant"
         encoded = wire.encode_envelope(envelope)
         if table.put_deletion(
             change.connection, envelope.digest, str(caller.prefix), deletion.id.key, deletion.version, deletion.grant,
