@@ -73,6 +73,7 @@ OWN_POLICY_DEPTH: Final = 100  # brackets in brackets
 OWN_POLICIES_BYTES: Final = 1 * MIB  # of all policies/*.cedar together: they are read by people, and checked at once
 GRANT_CHAIN: Final = 8  # grants narrowed one from the other: each is verified and counted at every use
 REQUESTS_WAITING: Final = 50  # of one organization at one owner: people read them
+GRANTS_A_DAY: Final = 1000  # automatic ones for one object to one organization: more decides a person
 GRANTS_NARROWED: Final = 1000  # below one grant of the owner's, at the owner's node
 GRANT_FILE_BYTES: Final = 1 * MIB  # a narrowed grant with all above it, as it is handed over
 

@@ -285,7 +285,7 @@ class Grants:
     def _holds_any(self, caller: Caller, id: Identifier) -> bool:
         """Whether it was ever given a grant for it, and so knows that it exists."""
         with self._evidence.reading() as connection:
-            return bool(storage.grants_for(connection, id, holder=caller.prefix))
+            return storage.given(connection, id, holder=caller.prefix)[0] > 0
 
     def _answer(
         self, change: Change, envelope: Envelope, request: AccessRequest, caller: Caller, wrapped: WrappedObject
@@ -323,15 +323,16 @@ class Grants:
         conditions = grantable(wrapped.terms, caller, request)
         if conditions is None:
             return None, None
-        earlier = storage.grants_for(change.connection, request.id, holder=caller.prefix, maker=self._prefix)
-        if any(row.revoked_at is not None for row in earlier):
+        who = {"holder": caller.prefix, "maker": self._prefix}
+        count, lately, revoked = storage.given(change.connection, request.id, since=change.now - limits.DAY, **who)
+        if revoked or lately >= limits.GRANTS_A_DAY:
             return None, None
         ends = least(conditions.valid_until, request.valid_until)
         if ends is not None and ends <= change.now:
             return None, None
         conditions = replace(conditions, valid_until=ends)
-        if earlier and (conditions.max_fetches is not None or conditions.max_bytes is not None):
-            for row in earlier:
+        if count and (conditions.max_fetches is not None or conditions.max_bytes is not None):
+            for row in storage.grants_for(change.connection, request.id, now=change.now, **who):
                 if answers(row.grant, request, caller, change.now) and _is_left(row):
                     return row.envelope, None
             return None, None

@@ -311,6 +311,15 @@ def test_asking_again_does_not_begin_a_count_again(scene: Scene, acme: Caller) -
     assert ask(acme, made(scene.acme, id, HEALTH)) is None
 
 
+def test_so_many_grants_a_day_are_automatic_and_then_a_person_decides(
+    scene: Scene, acme: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "GRANTS_A_DAY", 3)
+    id = scene.add("often", automatic())
+    answers = [ask(acme, made(scene.acme, id, HEALTH)) for _ in range(5)]
+    assert [answer is not None for answer in answers] == [True] * 3 + [False] * 2
+
+
 def test_after_a_revocation_nothing_is_automatic_any_more(scene: Scene, acme: Caller) -> None:
     id = scene.add("ended-once", automatic())
     digest, _ = granted(acme, made(scene.acme, id, HEALTH))
