@@ -139,10 +139,14 @@ class Grants:
             raise LimitExceeded(f"a call asks for {limits.BATCH} grants at most")
         response = node_pb2.StandingResponse()
         with self._evidence.reading() as connection:
-            for digest in message.grants:
+            room = limits.MESSAGE_BYTES - limits.BATCH * 64  # what more there is, the next call tells
+            for digest in dict.fromkeys(message.grants):
                 rows = storage.chain(connection, digest)
                 if rows and caller.prefix in (rows[-1].holder, rows[-1].maker):
                     ended = next((row.revocation for row in rows if row.revocation is not None), None)
+                    room -= len(ended.payload) + limits.ENVELOPE_EXTRA_BYTES if ended is not None else 0
+                    if room < 0:
+                        break
                     if ended is not None:
                         response.revoked.add(grant=digest, revocation=wire.envelope_to_message(ended))
         return response.SerializeToString()

@@ -395,6 +395,16 @@ def test_standing_is_told_to_who_holds_a_grant_or_made_it(scene: Scene, acme: Ca
         assert standing(north, digest).keys() == {digest}
 
 
+def test_an_answer_about_many_revoked_grants_is_no_larger_than_a_message(scene: Scene, acme: Caller) -> None:
+    id = scene.add("large-answer", automatic())
+    digest, _ = granted(acme, made(scene.acme, id, HEALTH))
+    scene.grants.revoke(digest, "over " * 800)
+    assert standing(acme, *[digest] * limits.BATCH).keys() == {digest}
+    request = node_pb2.StandingRequest(grants=[digest] * limits.BATCH).SerializeToString()
+    (message,) = acme.messages("Standing", request)
+    assert len(node_pb2.StandingResponse.FromString(message).revoked) == 1
+
+
 # Narrowed grants.
 
 
