@@ -76,6 +76,7 @@ OWN_POLICY_DEPTH: Final = 100  # brackets in brackets
 OWN_POLICIES_BYTES: Final = 1 * MIB  # of all policies/*.cedar together: they are read by people, and checked at once
 GRANT_CHAIN: Final = 8  # grants narrowed one from the other: each is verified and counted at every use
 REQUESTS_WAITING: Final = 50  # of one organization at one owner: people read them
+GRANTS_A_DAY: Final = 1000  # automatic ones for one object to one organization: more decides a person
 GRANTS_NARROWED: Final = 1000  # below one grant of the owner's, at the owner's node
 GRANT_FILE_BYTES: Final = 1 * MIB  # a narrowed grant with all above it, as it is handed over
 
@@ -86,4 +87,5 @@ DELIVERY_PARTS: Final = 2048  # separate parts of one delivery: its receipt fits
 DELIVERY_LIFE: Final = 24 * HOUR  # after which a fetch that goes on counts as another
 SETTLED_AT_ONCE: Final = 256  # papers in one Settle
 SETTLE_WAIT: Final = 3  # seconds that a fetch waits for the other side's signature
+DELETIONS_SPARE: Final = 100  # under one grant, beyond its fetches: of copies that were begun, and nothing came
 HALF_AFTER: Final = 60  # seconds without a settlement after which the owner signs alone

@@ -294,6 +294,8 @@ def encode_deletion(deletion: Deletion) -> bytes:
 
 def decode_deletion(data: bytes) -> Deletion:
     message = _parse(papers_pb2.Deletion, data)
+    if not 1 <= message.version <= _MOST:
+        raise InvalidInput("a deletion has a version that is out of range")
     return Deletion(
         owner=Prefix.parse(message.owner),
         consumer=Prefix.parse(message.consumer),

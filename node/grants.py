@@ -139,10 +139,14 @@ class Grants:
             raise LimitExceeded(f"a call asks for {limits.BATCH} grants at most")
         response = node_pb2.StandingResponse()
         with self._evidence.reading() as connection:
-            for digest in message.grants:
+            room = limits.MESSAGE_BYTES - limits.BATCH * 64  # what more there is, the next call tells
+            for digest in dict.fromkeys(message.grants):
                 rows = storage.chain(connection, digest)
                 if rows and caller.prefix in (rows[-1].holder, rows[-1].maker):
                     ended = next((row.revocation for row in rows if row.revocation is not None), None)
+                    room -= len(ended.payload) + limits.ENVELOPE_EXTRA_BYTES if ended is not None else 0
+                    if room < 0:
+                        break
                     if ended is not None:
                         response.revoked.add(grant=digest, revocation=wire.envelope_to_message(ended))
         return response.SerializeToString()
@@ -285,7 +289,7 @@ class Grants:
     def _holds_any(self, caller: Caller, id: Identifier) -> bool:
         """Whether it was ever given a grant for it, and so knows that it exists."""
         with self._evidence.reading() as connection:
-            return bool(storage.grants_for(connection, id, holder=caller.prefix))
+            return storage.given(connection, id, holder=caller.prefix)[0] > 0
 
     def _answer(
         self, change: Change, envelope: Envelope, request: AccessRequest, caller: Caller, wrapped: WrappedObject
@@ -323,15 +327,16 @@ class Grants:
         conditions = grantable(wrapped.terms, caller, request)
         if conditions is None:
             return None, None
-        earlier = storage.grants_for(change.connection, request.id, holder=caller.prefix, maker=self._prefix)
-        if any(row.revoked_at is not None for row in earlier):
+        who = {"holder": caller.prefix, "maker": self._prefix}
+        count, lately, revoked = storage.given(change.connection, request.id, since=change.now - limits.DAY, **who)
+        if revoked or lately >= limits.GRANTS_A_DAY:
             return None, None
         ends = least(conditions.valid_until, request.valid_until)
         if ends is not None and ends <= change.now:
             return None, None
         conditions = replace(conditions, valid_until=ends)
-        if earlier and (conditions.max_fetches is not None or conditions.max_bytes is not None):
-            for row in earlier:
+        if count and (conditions.max_fetches is not None or conditions.max_bytes is not None):
+            for row in storage.grants_for(change.connection, request.id, now=change.now, **who):
                 if answers(row.grant, request, caller, change.now) and _is_left(row):
                     return row.envelope, None
             return None, None

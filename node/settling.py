@@ -22,8 +22,9 @@ from hanse.client.resolve import Resolver
 from hanse.errors import BrokenChain, HanseError, InvalidInput, LimitExceeded, NotFound, VerificationFailed
 from hanse.evidence import peers
 from hanse.evidence.evidence import Evidence
-from hanse.evidence.parts import within
+from hanse.evidence.parts import all_within
 from hanse.evidence.storage import deliveries as table
+from hanse.evidence.storage import papers as papers_table
 from hanse.evidence.storage.deliveries import Row, State
 from hanse.evidence.storage.log import Kind
 from hanse.evidence.writer import Change
@@ -96,9 +97,19 @@ class Settling:
             if len(envelope.signatures) != 1:
                 return "a half of a receipt has one signature, its consumer's"
             receipt, _ = self._of(caller, lambda org: papers.verify_receipt(envelope, None, org, now=now))
-            return _Claim(envelope, receipt, self._weigh(receipt))
+            if len(receipt.delivered) > limits.DELIVERY_PARTS:
+                return f"a receipt lists at most {limits.DELIVERY_PARTS} separate parts"
+            return _Claim(envelope, receipt, self._weigh(receipt) if self._is_due(receipt, caller) else None)
         except (VerificationFailed, InvalidInput, NotFound) as error:
             return str(error)
+
+    def _is_due(self, receipt: Receipt, caller: Caller) -> bool:
+        """Whether it is worth to look at its parts: it may be of a delivery that waits for it."""
+        if receipt.owner != self._deliveries.owner:
+            return False
+        with self._evidence.reading() as connection:
+            row = table.get(connection, receipt.delivery, ours=False, peer=str(caller.prefix))
+        return row is not None and row.state is not State.SETTLED and row.object == receipt.id.key
 
     def _of(self, caller: Caller, verify: Callable[[OrganizationRecord], papers.T]) -> papers.T:
         return believed(self._resolver(), [caller.prefix], lambda records: verify(records[caller.prefix]))
@@ -133,9 +144,10 @@ class Settling:
             return "the delivery was under another grant than the receipt says"
         if receipt.purposes != served.purposes:
             return "the purposes are not those of the grant"
-        if not receipt.delivered or not all(
-            within(each, served.delivered, lambda element: self._weights.chunks(receipt.id, receipt.version, element))
-            for each in receipt.delivered
+        if not receipt.delivered or not all_within(
+            receipt.delivered,
+            served.delivered,
+            lambda element: self._weights.chunks(receipt.id, receipt.version, element),
         ):
             return "the receipt claims more than was served in this delivery"
         if claim.weight is None or claim.weight != receipt.unique_bytes:
@@ -163,6 +175,13 @@ class Settling:
     def _keep_deletion(self, change: Change, deletion: Deletion, envelope: Envelope, caller: Caller) -> str:
         if deletion.owner != self._deliveries.owner or deletion.consumer != caller.prefix:
             return "the deletion is of other organizations than the two that settle here"
+        grant = papers_table.grant(change.connection, deletion.grant)
+        if grant is None or grant.holder != caller.prefix or deletion.id not in grant.grant.ids:
+            return "the deletion is of a grant that you do not hold for this object"
+        if not table.has_deletion(change.connection, envelope.digest):
+            count = table.count_deletions(change.connection, str(caller.prefix), deletion.grant)
+            if count >= grant.fetches + limits.DELETIONS_SPARE:
+                return "you deleted more copies than you fetched under this grant"
         encoded = wire.encode_envelope(envelope)
         if table.put_deletion(
             change.connection, envelope.digest, str(caller.prefix), deletion.id.key, deletion.version, deletion.grant,

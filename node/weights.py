@@ -68,11 +68,12 @@ class Weights:
                 high = middle - 1
         for number in range(low, version.page_count):
             page = self._pages(version.row, number)
-            for index, element in enumerate(page.elements, page.first_element):
-                if index >= first + count:
-                    return
-                if index >= first:
-                    yield element.length, element.chunk_size
+            start = max(first - page.first_element, 0)
+            end = first + count - page.first_element
+            if end <= 0:
+                return
+            for element in page.elements[start:end]:
+                yield element.length, element.chunk_size
 
     def _page(self, row: int, number: int) -> ManifestPage:
         data = self._catalog.page_of(row, number)

@@ -20,8 +20,10 @@ from hanse.errors import (
     GrantNeeded,
     HanseError,
     InvalidInput,
+    NotAuthenticated,
     NotFound,
     NotPermitted,
+    Suspended,
     Unreachable,
     WrongContent,
 )
@@ -119,6 +121,8 @@ def _ask(resolver: Resolver, evidence: Evidence, row: RequestRow) -> Answer:
     try:
         with resolver.peer(row.peer) as peer:
             answer = peer.ask(row.envelope)
+    except (NotAuthenticated, Suspended):
+        raise  # of us, not of the request: it waits until we are in good standing again
     except (NotFound, NotPermitted, InvalidInput):
         evidence.change(lambda change: storage.refuse_request(change.connection, row.digest, change.now))
         raise

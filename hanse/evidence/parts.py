@@ -37,6 +37,13 @@ def _has_chunks(served: Sequence[Delivered], element: int, first: int, end: int)
     )
 
 
+def all_within(claims: Iterable[Delivered], served: Sequence[Delivered], chunk_count: ChunkCount) -> bool:
+    """``within`` for each, in one pass: both sides may have thousands of parts. ``served`` is joined."""
+    counts = {e.element: chunk_count(e.element) for e in served if not e.elements and e.first_chunk == 0}
+    there = completed(served, counts)
+    return completed([*there, *claims], counts) == there
+
+
 def completed(parts: Iterable[Delivered], counts: Mapping[int, int]) -> tuple[Delivered, ...]:
     """Joined; an element all of whose chunks are there is whole. ``counts``: chunks of the elements that matter."""
     found = joined(list(parts))

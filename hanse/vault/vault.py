@@ -247,8 +247,10 @@ class Vault:
             now = max(1, change.now)
             deletion = Deletion(row.owner, identity.prefix, row.id, row.version, row.grant, row.reason, now)
             envelope = sign(PayloadType.DELETION, encode_deletion(deletion), identity.acknowledged_key)
+            known = leases.is_signed(change.connection, envelope)
             if leases.destroyed(change.connection, row.key_name, now, envelope):
-                change.append(Kind.DELETION, wire.encode_envelope(envelope))
+                if not known:  # no paper stands in a log twice
+                    change.append(Kind.DELETION, wire.encode_envelope(envelope))
                 leases.forget_seen(change.connection)
 
         self.evidence.change(record)

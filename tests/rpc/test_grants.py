@@ -24,7 +24,7 @@ from hanse.errors import (
 from hanse.evidence.storage import papers as storage
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier, Prefix
-from hanse.model.papers import AccessRequest, Denial, Grant, Revocation
+from hanse.model.papers import AccessRequest, Deletion, Denial, Grant, Revocation
 from hanse.model.purposes import Purpose
 from hanse.model.record import AccessMode
 from hanse.model.terms import Conditions, Duty, DutyKind, Operation, Party, Permission, Terms
@@ -311,6 +311,15 @@ def test_asking_again_does_not_begin_a_count_again(scene: Scene, acme: Caller) -
     assert ask(acme, made(scene.acme, id, HEALTH)) is None
 
 
+def test_so_many_grants_a_day_are_automatic_and_then_a_person_decides(
+    scene: Scene, acme: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "GRANTS_A_DAY", 3)
+    id = scene.add("often", automatic())
+    answers = [ask(acme, made(scene.acme, id, HEALTH)) for _ in range(5)]
+    assert [answer is not None for answer in answers] == [True] * 3 + [False] * 2
+
+
 def test_after_a_revocation_nothing_is_automatic_any_more(scene: Scene, acme: Caller) -> None:
     id = scene.add("ended-once", automatic())
     digest, _ = granted(acme, made(scene.acme, id, HEALTH))
@@ -384,6 +393,16 @@ def test_standing_is_told_to_who_holds_a_grant_or_made_it(scene: Scene, acme: Ca
     assert standing(third, link.digest)[link.digest].grant == digest
     with Caller(scene.north.identity, scene.north) as north:
         assert standing(north, digest).keys() == {digest}
+
+
+def test_an_answer_about_many_revoked_grants_is_no_larger_than_a_message(scene: Scene, acme: Caller) -> None:
+    id = scene.add("large-answer", automatic())
+    digest, _ = granted(acme, made(scene.acme, id, HEALTH))
+    scene.grants.revoke(digest, "over " * 800)
+    assert standing(acme, *[digest] * limits.BATCH).keys() == {digest}
+    request = node_pb2.StandingRequest(grants=[digest] * limits.BATCH).SerializeToString()
+    (message,) = acme.messages("Standing", request)
+    assert len(node_pb2.StandingResponse.FromString(message).revoked) == 1
 
 
 # Narrowed grants.
@@ -563,6 +582,41 @@ def test_a_grant_that_was_ended_before_it_was_shown_cannot_be_shown_afterwards(
     with pytest.raises(Revoked):
         fetch(third, id, link.digest)
     assert fetch(acme, id, root.digest) == CONTENT
+
+
+def deleted(scene: Scene, id: str, grant: bytes, **changes: Any) -> Envelope:
+    deletion = Deletion(
+        Prefix("86.north"), Prefix("86.acme"), Identifier.parse(id), 1, grant, "expired", int(time.time())
+    )
+    payload = wire_papers.encode_deletion(replace(deletion, **changes))
+    return sign(PayloadType.DELETION, payload, scene.acme.identity.signing_key)
+
+
+def settle(caller: Caller, *envelopes: Envelope) -> list[str]:
+    request = node_pb2.SettleRequest(papers=[wire.envelope_to_message(each) for each in envelopes])
+    (message,) = caller.messages("Settle", request.SerializeToString())
+    return [each.refusal for each in node_pb2.SettleResponse.FromString(message).settled]
+
+
+def test_deletions_are_of_grants_that_the_caller_holds_and_not_many_more_than_was_fetched(
+    scene: Scene, acme: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "DELETIONS_SPARE", 2)
+    id = scene.add("deleted", automatic())
+    digest, _ = granted(acme, made(scene.acme, id, HEALTH))
+    assert fetch(acme, id, digest) == CONTENT
+    before, now = scene.leaves("deletion"), int(time.time())
+    assert (
+        settle(acme, deleted(scene, id, bytes(32)), deleted(scene, "86.north/elsewhere", digest))
+        == ["the deletion is of a grant that you do not hold for this object"] * 2
+    )
+    assert "out of range" in settle(acme, deleted(scene, id, digest, version=(1 << 64) - 1))[0]
+    many = [deleted(scene, id, digest, deleted_at=now - number) for number in range(5)]
+    told = settle(acme, *many)
+    assert told[:3] == [""] * 3
+    assert all("more copies" in each for each in told[3:])
+    assert settle(acme, many[0]) == [""]  # again does no harm
+    assert scene.leaves("deletion") == before + 3
 
 
 def test_spans_of_one_delivery_count_as_one_fetch(scene: Scene, acme: Caller) -> None:

@@ -25,6 +25,7 @@ from hanse.model.purposes import Purpose
 from hanse.model.terms import Terms
 from hanse.signing import SigningKey, is_signed_by, sign
 from hanse.v1 import node_pb2
+from node.weights import Weights
 from tests.league import Registry, eventually
 from tests.nodes import Caller, Node, fetch_request
 
@@ -248,6 +249,18 @@ def test_a_false_half_is_refused_with_the_reason(served: Served, changes: dict[s
     assert re.search(why, refusal), refusal
     assert served.row.state is State.ENDED
     assert served.say()[0] is not None  # the true one still counts
+
+
+def test_a_receipt_of_more_parts_than_a_delivery_has_is_not_looked_at(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = tuple(Delivered(2 * number, 1) for number in range(limits.DELIVERY_PARTS + 1))
+    assert "separate parts" in served.say(delivered=many)[1]
+    weighed: list[object] = []
+    monkeypatch.setattr(Weights, "of", lambda *args: weighed.append(args))
+    assert "no such delivery" in served.say(delivery=bytes(16))[1]
+    assert "other organizations" in served.say(owner=Prefix("86.east"))[1]
+    assert weighed == []
 
 
 def test_a_second_receipt_of_a_settled_delivery_is_refused(served: Served) -> None:

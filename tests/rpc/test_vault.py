@@ -429,6 +429,18 @@ def test_a_fetch_that_is_ended_while_it_runs_keeps_nothing(scene: Scene) -> None
     assert [each.reason for each in scene.deletions()] == ["asked for"]
 
 
+def test_two_copies_that_end_in_one_second_are_one_paper(scene: Scene) -> None:
+    grant = grant_to(scene.client, scene.north, "trial")
+    for element in ("empty", "middle", NAME):
+        leased(scene.client, "86.north/trial", grant, element)
+    assert scene.client.vault.end(Identifier.parse("86.north/trial")) == 3
+    evidence = scene.client.evidence
+    logged = [leaf.payload for leaf in evidence.leaves() if leaf.kind == Kind.DELETION]
+    assert len(logged) == len(set(logged))
+    vaults.delivered(evidence, vaults.undelivered(evidence))
+    assert vaults.undelivered(evidence) == []
+
+
 def test_deletions_are_listed_until_their_owner_has_them(scene: Scene) -> None:
     grant = grant_to(scene.client, scene.north, "x", "trial")
     for id in ("86.north/x", "86.north/trial"):

@@ -23,6 +23,7 @@ from hanse.errors import (
     NotFound,
     NotPermitted,
     Revoked,
+    Suspended,
     Unreachable,
     UsedUp,
     WrongContent,
@@ -196,6 +197,20 @@ def test_what_the_owner_does_not_take_is_not_asked_again(scene: Scene) -> None:
         scene.request()
     assert standing.refresh(scene.resolver, scene.evidence) == {}
     assert len(scene.owner.asked) == 1
+
+
+def test_a_suspension_ends_no_request_that_waits(scene: Scene) -> None:
+    first = scene.request()
+    usual = scene.owner.answering
+
+    def refuse(*_: object) -> Envelope:
+        raise Suspended("86.acme is suspended")
+
+    scene.owner.answering = refuse
+    with pytest.raises(Suspended):
+        access.poll(scene.resolver, scene.evidence, first.request)
+    scene.owner.answering = usual
+    assert access.poll(scene.resolver, scene.evidence, first.request).state is RequestState.WAITING
 
 
 OTHERS_KEY = SigningKey.generate()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse.evidence.parts import completed, weigh, within
+from hanse.evidence.parts import all_within, completed, weigh, within
 from hanse.model.papers import Delivered, joined
 
 ELEMENTS = [0, 3, 10, 25, 30]  # lengths, in chunks of 10 bytes
@@ -33,6 +33,12 @@ several = st.lists(wholes | runs, max_size=6)
 def test_within_is_inclusion_of_chunks(served: list[Delivered], claim: Delivered) -> None:
     there = set().union(*map(chunks, served)) if served else set()
     assert within(claim, joined(served), COUNTS.__getitem__) == (chunks(claim) <= there)
+
+
+@given(several, several)
+def test_all_are_within_when_each_is(served: list[Delivered], claims: list[Delivered]) -> None:
+    each = all(within(claim, joined(served), COUNTS.__getitem__) for claim in claims)
+    assert all_within(claims, joined(served), COUNTS.__getitem__) == each
 
 
 @given(several)

@@ -184,6 +184,17 @@ def put_deletion(
     )
 
 
+def has_deletion(connection: Connection, digest: bytes) -> bool:
+    """By the digest of its envelope."""
+    return bool(connection.execute("SELECT 1 FROM deletion WHERE digest = ?", (digest,)).fetchone())
+
+
+def count_deletions(connection: Connection, peer: str, grant: bytes) -> int:
+    """What a peer signed of copies that it had under a grant."""
+    found = connection.execute("SELECT count(*) FROM deletion WHERE grant_ = ? AND peer = ?", (grant, peer)).fetchone()
+    return int(found[0])
+
+
 def _row(found: tuple[Any, ...]) -> Row:
     id, ours, peer, object_key, version, grant, delivered, size, reserved, started_at, moved_at, state, *more = found
     return Row(

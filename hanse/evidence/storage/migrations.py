@@ -176,4 +176,7 @@ MIGRATIONS: Final = (
     CREATE INDEX audit_peer ON audit (peer, at);
     CREATE INDEX audit_object ON audit (object, at);
     """,
+    """
+    CREATE INDEX deletion_grant ON deletion (grant_, peer);
+    """,
 )

@@ -264,6 +264,19 @@ def grants_for(
     return [_grant(row) for row in rows]
 
 
+def given(
+    connection: Connection, about: Identifier, *, holder: Prefix, maker: Prefix | None = None, since: int = 0
+) -> tuple[int, int, int]:
+    """How many name the object: all of them, those that came after ``since``, and those that were revoked."""
+    where, values = _filters(maker=maker, holder=holder)
+    found = connection.execute(
+        "SELECT count(*), coalesce(sum(grant_.at > ?), 0), count(grant_.revoked_at) FROM grant_object "
+        f"JOIN grant_ ON grant_.digest = grant_object.digest WHERE object = ? AND {where}",
+        (since, about.key, *values),
+    ).fetchone()
+    return int(found[0]), int(found[1]), int(found[2])
+
+
 def below(connection: Connection, root: bytes) -> int:
     """How many grants were narrowed from that one, at any depth, as far as is known."""
     found = connection.execute("SELECT count(*) FROM grant_ WHERE root = ? AND digest <> root", (root,)).fetchone()

@@ -101,6 +101,12 @@ def destroyed(connection: Connection, key_name: str, now: int, deletion: Envelop
     )
 
 
+def is_signed(connection: Connection, deletion: Envelope) -> bool:
+    """Whether that very paper was signed for another copy: it has no finer time than a second."""
+    found = connection.execute("SELECT 1 FROM lease WHERE deletion = ?", (wire.encode_envelope(deletion),))
+    return found.fetchone() is not None
+
+
 def delivered(connection: Connection, digest: bytes, now: int) -> None:
     """That the owner has the deletion whose envelope has that digest."""
     for row in undelivered(connection):
