@@ -188,7 +188,7 @@ def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(
     chance, kills = random.Random(11), 0
     for number in range(12):
         process = scene.acme.begin(f"fetch{number}", "fetch", id, "--purpose", PURPOSE)
-        time.sleep(0.45 + 0.05 * number + chance.random() * 0.05)
+        time.sleep(0.3 + 0.03 * number + chance.random() * 0.05)
         if process.running:
             process.send(signal.SIGKILL)
             kills += 1
