@@ -5,6 +5,7 @@ Names: bulk, small_files, resolving, publishing, log, wrapping, memory, evidence
 
 import argparse
 import importlib
+import re
 import shutil
 import sys
 import tempfile
@@ -39,6 +40,13 @@ def measure(name: str, scale: Scale, within: Path) -> list[Row]:
     return rows
 
 
+def written(title: str, table: str) -> None:
+    """Puts the table where the last one of that title was, or below the others."""
+    known = re.split(r"^## ", RESULTS.read_text(), flags=re.MULTILINE)[1:] if RESULTS.exists() else []
+    sections = {each.partition("\n")[0]: each for each in known} | {title: f"{title}\n\n{table}"}
+    RESULTS.write_text("# Results\n\n" + "\n".join(f"## {each.rstrip()}\n" for each in sections.values()))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Hanse against what a user would otherwise pick."
@@ -68,7 +76,8 @@ def main() -> int:
     )
     print(table)
     if arguments.write:
-        RESULTS.write_text(f"# Results\n\n{table}")
+        of = f": {', '.join(arguments.names)}" if arguments.names else ""
+        written(f"{scale.name.capitalize()} form{of}", table)
     return 1 if any(row.failed for row in rows) else 0
 
 
