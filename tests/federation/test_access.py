@@ -30,7 +30,7 @@ CONTENT = b"patient,dose\n1,20\n"
 BIG = 1024 * limits.MIB  # of zeros, on no disk
 BOUND = 2.0
 SLACK = 1.0
-KILLS = 8
+KILLS = 5
 
 
 @pytest.fixture(scope="module")

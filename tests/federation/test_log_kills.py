@@ -24,7 +24,7 @@ from tests.processes import League
 
 pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("log-kills"), pytest.mark.timeout(300)]
 
-KILLS = 8
+KILLS = 6
 
 
 def record(prefix: Prefix, number: int) -> ObjectRecord:
