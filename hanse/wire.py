@@ -63,7 +63,7 @@ _ACCESS_OUT = {
 _ACCESS_IN = {number: mode for mode, number in _ACCESS_OUT.items()}
 
 
-def _parse(kind: type[M], data: bytes) -> M:
+def parse(kind: type[M], data: bytes) -> M:
     try:
         return kind.FromString(data)
     except DecodeError:
@@ -125,7 +125,7 @@ def encode_envelope(envelope: Envelope) -> bytes:
 
 
 def decode_envelope(data: bytes) -> Envelope:
-    return envelope_from_message(_parse(envelope_pb2.Envelope, data))
+    return envelope_from_message(parse(envelope_pb2.Envelope, data))
 
 
 # Organizations and the league.
@@ -155,7 +155,7 @@ def encode_organization(record: OrganizationRecord) -> bytes:
 
 
 def decode_organization(data: bytes) -> OrganizationRecord:
-    message = _parse(organization_pb2.OrganizationRecord, data)
+    message = parse(organization_pb2.OrganizationRecord, data)
     if not message.keys:
         raise InvalidInput("an organization has at least one key")
     if any(key.valid_until for key in message.keys[:1]) or not all(key.valid_until for key in message.keys[1:]):
@@ -187,7 +187,7 @@ def encode_authority(root: Prefix, display_name: str, ca_certificate: bytes, reg
 
 
 def decode_authority(data: bytes) -> Authority:
-    message = _parse(organization_pb2.Authority, data)
+    message = parse(organization_pb2.Authority, data)
     check_text(message.display_name)
     return Authority(
         Prefix.parse(message.root),
@@ -222,7 +222,7 @@ def invitation_from_text(text: str) -> Invitation:
     payload, check = data[:-4], data[-4:]
     if len(data) < 5 or sha256(payload).digest()[:4] != check:
         raise InvalidInput("the invitation is incomplete or was altered on its way: paste the whole string again")
-    message = _parse(organization_pb2.Invitation, payload)
+    message = parse(organization_pb2.Invitation, payload)
     check_text(message.display_name)
     if len(message.secret) != 16 or not message.registries:
         raise InvalidInput("the invitation lacks its secret or the registry's address")
@@ -261,7 +261,7 @@ def encode_membership_head(version: int, issued_at: int, members_sha256: bytes, 
 
 def decode_membership_head(head: bytes) -> tuple[int, bytes]:
     """The version and the SHA-256 of the list."""
-    message = _parse(organization_pb2.MembershipHead, head)
+    message = parse(organization_pb2.MembershipHead, head)
     if not 0 < message.version <= _MOST or len(message.members_sha256) != 32:
         raise InvalidInput("a membership head has a version and names a list")
     return message.version, message.members_sha256
@@ -269,10 +269,10 @@ def decode_membership_head(head: bytes) -> tuple[int, bytes]:
 
 def decode_membership(head: bytes, members: bytes) -> tuple[Membership, bytes]:
     """The membership and the fingerprint of the league that it is meant for."""
-    message = _parse(organization_pb2.MembershipHead, head)
+    message = parse(organization_pb2.MembershipHead, head)
     if sha256(members).digest() != message.members_sha256:
         raise InvalidInput("the list of members is not the one that the registry signed")
-    listed = _parse(organization_pb2.MemberList, members)
+    listed = parse(organization_pb2.MemberList, members)
     for member in listed.members:
         check_text(member.display_name)
         check_text(member.reason)
@@ -307,7 +307,7 @@ def encode_pass(statement: Pass) -> bytes:
 
 
 def decode_pass(data: bytes) -> Pass:
-    message = _parse(organization_pb2.Pass, data)
+    message = parse(organization_pb2.Pass, data)
     return Pass(
         Prefix.parse(message.prefix),
         _digest(message.league, "the league's fingerprint"),
@@ -323,7 +323,7 @@ def encode_renewal(renewal: Renewal) -> bytes:
 
 
 def decode_renewal(data: bytes) -> Renewal:
-    message = _parse(organization_pb2.Renewal, data)
+    message = parse(organization_pb2.Renewal, data)
     return Renewal(
         Prefix.parse(message.prefix),
         _digest(message.league, "the league's fingerprint"),
@@ -379,7 +379,7 @@ def encode_record(record: ObjectRecord) -> bytes:
 
 
 def decode_record(data: bytes) -> ObjectRecord:
-    message = _parse(record_pb2.ObjectRecord, data)
+    message = parse(record_pb2.ObjectRecord, data)
     metadata, summary = message.metadata, message.summary
     if message.status not in _STATUS_IN or message.access.mode not in _ACCESS_IN:
         raise InvalidInput("a record says whether it is active and who may have access")
@@ -442,7 +442,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    message = _parse(manifest_pb2.Manifest, data)
+    message = parse(manifest_pb2.Manifest, data)
     if message.single_file and message.element_count != 1:
         raise InvalidInput("a single file is one element")
     if max(message.version, message.element_count, message.total_bytes, message.page_count) > _MOST:
@@ -481,7 +481,7 @@ def encode_page(page: ManifestPage) -> bytes:
 def decode_page(data: bytes) -> ManifestPage:
     if len(data) > limits.MANIFEST_PAGE_BYTES:
         raise LimitExceeded(f"a page of a manifest has at most {limits.MANIFEST_PAGE_BYTES} bytes")
-    message = _parse(manifest_pb2.ManifestPage, data)
+    message = parse(manifest_pb2.ManifestPage, data)
     return ManifestPage(message.first_element, tuple(_element(each) for each in message.elements))
 
 

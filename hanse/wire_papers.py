@@ -1,7 +1,5 @@
 """Papers <-> hanse.v1: encode_x and decode_x for each; decoding parses at the door and raises InvalidInput."""
 
-from google.protobuf.message import DecodeError
-
 from hanse.errors import InvalidInput, LimitExceeded
 from hanse.model.identifier import Identifier, Prefix
 from hanse.model.keys import KeyId
@@ -20,7 +18,7 @@ from hanse.model.purposes import Purpose
 from hanse.model.record import check_text
 from hanse.model.terms import MOST_PURPOSES, Conditions, Duty, DutyKind, Operation
 from hanse.v1 import papers_pb2
-from hanse.wire import M
+from hanse.wire import parse
 
 _MOST = (1 << 63) - 1
 _TEXT_BYTES = 4096
@@ -32,13 +30,6 @@ _DUTY_OUT = {
     DutyKind.OTHER: papers_pb2.Duty.KIND_OTHER,
 }
 _DUTY_IN = {number: kind for kind, number in _DUTY_OUT.items()}
-
-
-def _parse(kind: type[M], data: bytes) -> M:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise InvalidInput(f"the bytes are not a {kind.DESCRIPTOR.name}") from None
 
 
 def _nonce(data: bytes) -> bytes:
@@ -129,7 +120,7 @@ def encode_conditions(conditions: Conditions) -> bytes:
 
 
 def decode_conditions(data: bytes) -> Conditions:
-    return conditions_from_message(_parse(papers_pb2.Conditions, data))
+    return conditions_from_message(parse(papers_pb2.Conditions, data))
 
 
 def encode_request(request: AccessRequest) -> bytes:
@@ -146,7 +137,7 @@ def encode_request(request: AccessRequest) -> bytes:
 
 
 def decode_request(data: bytes) -> AccessRequest:
-    message = _parse(papers_pb2.AccessRequest, data)
+    message = parse(papers_pb2.AccessRequest, data)
     return AccessRequest(
         nonce=_nonce(message.nonce),
         consumer=Prefix.parse(message.consumer),
@@ -174,7 +165,7 @@ def encode_grant(grant: Grant) -> bytes:
 
 
 def decode_grant(data: bytes) -> Grant:
-    message = _parse(papers_pb2.Grant, data)
+    message = parse(papers_pb2.Grant, data)
     if len(message.ids) > MOST_IDS:
         raise LimitExceeded(f"a grant names at most {MOST_IDS} objects")
     return Grant(
@@ -200,7 +191,7 @@ def encode_denial(denial: Denial) -> bytes:
 
 
 def decode_denial(data: bytes) -> Denial:
-    message = _parse(papers_pb2.Denial, data)
+    message = parse(papers_pb2.Denial, data)
     return Denial(
         _digest(message.request),
         Prefix.parse(message.issuer),
@@ -219,7 +210,7 @@ def encode_revocation(revocation: Revocation) -> bytes:
 
 
 def decode_revocation(data: bytes) -> Revocation:
-    message = _parse(papers_pb2.Revocation, data)
+    message = parse(papers_pb2.Revocation, data)
     return Revocation(
         _digest(message.grant),
         Prefix.parse(message.issuer),
@@ -251,7 +242,7 @@ def encode_receipt(receipt: Receipt) -> bytes:
 
 
 def decode_receipt(data: bytes) -> Receipt:
-    message = _parse(papers_pb2.Receipt, data)
+    message = parse(papers_pb2.Receipt, data)
     if not 1 <= message.version <= _MOST or message.unique_bytes > _MOST:
         raise InvalidInput("a receipt has a number that is out of range")
     delivered = tuple(
@@ -293,7 +284,7 @@ def encode_deletion(deletion: Deletion) -> bytes:
 
 
 def decode_deletion(data: bytes) -> Deletion:
-    message = _parse(papers_pb2.Deletion, data)
+    message = parse(papers_pb2.Deletion, data)
     if not 1 <= message.version <= _MOST:
         raise InvalidInput("a deletion has a version that is out of range")
     return Deletion(

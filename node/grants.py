@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError, Message
-
 from hanse import limits, papers, wire, wire_papers
 from hanse.client.keys import believed
 from hanse.client.resolve import Resolver
@@ -52,7 +50,6 @@ from node.policy import Asked, Caller, Policies, Usage, grantable
 from node.presenting import Check, take_chain, take_revocation
 from node.storage.catalog import CatalogStorage, WrappedObject
 
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 _WHY = {  # for the owner's audit
     NotFound: "not visible, or no such object",
@@ -102,7 +99,7 @@ class Grants:
 
     def ask(self, data: bytes, caller: Caller) -> bytes:
         """An AskRequest; an AskResponse, empty while a person has yet to decide."""
-        envelope = wire.envelope_from_message(_parse(node_pb2.AskRequest, data).request)
+        envelope = wire.envelope_from_message(wire.parse(node_pb2.AskRequest, data).request)
         now = int(self._clock())
         request = self._believed(
             [caller.prefix], lambda records: papers.verify_request(envelope, records[caller.prefix], now)
@@ -122,7 +119,7 @@ class Grants:
 
     def present(self, data: bytes, caller: Caller) -> bytes:
         """A PresentRequest; an empty PresentResponse when the chain is known here from now on."""
-        message, now = _parse(node_pb2.PresentRequest, data), int(self._clock())
+        message, now = wire.parse(node_pb2.PresentRequest, data), int(self._clock())
         if len(message.grants) > limits.GRANT_CHAIN or len(message.revocations) > limits.BATCH:
             raise LimitExceeded(f"a call shows one chain of {limits.GRANT_CHAIN} grants at most")
         if message.grants:
@@ -134,7 +131,7 @@ class Grants:
 
     def standing(self, data: bytes, caller: Caller) -> bytes:
         """A StandingRequest; a StandingResponse with what was revoked of grants that the caller holds or made."""
-        message = _parse(node_pb2.StandingRequest, data)
+        message = wire.parse(node_pb2.StandingRequest, data)
         if len(message.grants) > limits.BATCH:
             raise LimitExceeded(f"a call asks for {limits.BATCH} grants at most")
         response = node_pb2.StandingResponse()
@@ -381,10 +378,3 @@ def _is_left(row: GrantRow) -> bool:
     return (given.max_fetches is None or row.fetches < given.max_fetches) and (
         given.max_bytes is None or row.bytes < given.max_bytes
     )
-
-
-def _parse(kind: type[M], data: bytes) -> M:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise InvalidInput(f"the bytes are not a {kind.DESCRIPTOR.name}") from None

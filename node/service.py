@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 
 from hanse import limits, wire
@@ -55,7 +54,6 @@ from node.sources.opening import Opener
 from node.storage.catalog import CatalogStorage, ServedElement, StoredVersion, WrappedObject
 from node.streams import Piece, Stream, Streams
 
-M = TypeVar("M", bound=Message)
 _MOST = (1 << 63) - 1  # what the catalog's integers hold
 _DIGEST_BYTES = 32
 _WHY: dict[type[HanseError], str] = {
@@ -235,7 +233,7 @@ class NodeService(grpc.GenericRpcHandler):
         return error
 
     def _describe(self, data: bytes, call: "_Call") -> Iterator[bytes]:
-        request = _parse(node_pb2.DescribeRequest, data)
+        request = wire.parse(node_pb2.DescribeRequest, data)
         granted = self._decide(request.id, request.version, request.grant, call)
         version = granted.version
         assert version.manifest is not None  # noqa: S101 - only a tombstone has none, and _decide refuses that
@@ -253,7 +251,7 @@ class NodeService(grpc.GenericRpcHandler):
             yield self._counted(call, node_pb2.DescribeResponse(page=page).SerializeToString(), len(page))
 
     def _hashes(self, data: bytes, call: "_Call") -> Iterator[bytes]:
-        request = _parse(node_pb2.HashesRequest, data)
+        request = wire.parse(node_pb2.HashesRequest, data)
         granted = self._decide(request.id, request.version, request.grant, call)
         if request.element >= granted.version.element_count:
             raise InvalidInput(f"the object has {granted.version.element_count} elements")
@@ -265,7 +263,7 @@ class NodeService(grpc.GenericRpcHandler):
             yield self._counted(call, node_pb2.HashesResponse(hashes=part).SerializeToString(), len(part))
 
     def _fetch(self, data: bytes, call: "_Call") -> Iterator[bytes]:
-        request = _parse(node_pb2.FetchRequest, data)
+        request = wire.parse(node_pb2.FetchRequest, data)
         if len(request.spans) > limits.SPANS:
             raise LimitExceeded(f"a request has at most {limits.SPANS} spans")
 
@@ -441,7 +439,7 @@ class NodeService(grpc.GenericRpcHandler):
 
     def _health(self, data: bytes, context: Any) -> bytes:
         try:
-            asked = _parse(health_pb2.HealthCheckRequest, data).service
+            asked = wire.parse(health_pb2.HealthCheckRequest, data).service
         except InvalidInput as error:
             abort(context, error)
             raise
@@ -470,13 +468,6 @@ class _Asked:
 
     delivery: bytes
     begin: Callable[[Granted], Iterator[Unit]]
-
-
-def _parse(kind: type[M], data: bytes) -> M:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise InvalidInput(f"the bytes are not a {kind.DESCRIPTOR.name}") from None
 
 
 def _check_span(span: node_pb2.Span, element_count: int) -> None:

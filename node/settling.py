@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
-from google.protobuf.message import DecodeError
 
 from hanse import limits, papers, wire, wire_papers
 from hanse.client.keys import believed
@@ -70,10 +69,7 @@ class Settling:
 
     def settle(self, data: bytes, caller: Caller) -> bytes:
         """A SettleRequest; a SettleResponse with an answer to each paper, in order. Raises what the caller is told."""
-        try:
-            request = node_pb2.SettleRequest.FromString(data)
-        except DecodeError:
-            raise InvalidInput("the bytes are not a SettleRequest") from None
+        request = wire.parse(node_pb2.SettleRequest, data)
         if len(request.papers) > limits.SETTLED_AT_ONCE:
             raise LimitExceeded(f"a call settles at most {limits.SETTLED_AT_ONCE} papers")
         believable = [self._believable(each, caller) for each in request.papers]

@@ -11,9 +11,6 @@ import os
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import lru_cache
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError, Message
 
 from hanse import limits, wire
 from hanse.errors import InvalidInput, LimitExceeded, NotFound, Overloaded
@@ -32,8 +29,6 @@ from registry.passes import Caller, Passes, refuse_suspended
 from registry.storage.base import Storage
 from registry.writer import Writer
 
-M = TypeVar("M", bound=Message)
-
 _UNKNOWN = b"\x0a\x02\x08\x03"  # ResolveResponse.resolutions {state: STATE_UNKNOWN}
 _INVALID = b"\x0a\x02\x08\x05"
 _WATCH_CHANGES, _WATCH_BYTES = 256, 512 * limits.KIB
@@ -46,14 +41,6 @@ _ANSWER_BYTES = limits.MESSAGE_BYTES - 4 * limits.ENVELOPE_BYTES  # a record and
 _RELOADS = 5  # until membership and log are of one moment
 _MOST = (1 << 63) - 1  # what the database's integers hold
 _IDENTIFIER_TEXT = limits.IDENTIFIER_BYTES + 16  # with a scheme in front
-
-
-def parse(kind: type[M], data: bytes) -> M:
-    """Raises InvalidInput."""
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise InvalidInput(f"the request is not a {kind.DESCRIPTOR.name}") from None
 
 
 def _key(text: str) -> str | None:
@@ -169,18 +156,18 @@ class Service:
     # Anybody's.
 
     def get_authority(self, request: bytes) -> bytes:
-        parse(registry_pb2.GetAuthorityRequest, request)
+        wire.parse(registry_pb2.GetAuthorityRequest, request)
         return framing.field(1, self._authority)
 
     async def join(self, request: bytes) -> bytes:
-        message = parse(registry_pb2.JoinRequest, request)
+        message = wire.parse(registry_pb2.JoinRequest, request)
         organization = wire.envelope_from_message(message.organization)
         certificate = await asyncio.to_thread(self._membership.join, message.secret, organization, message.csr)
         self.look()
         return framing.field(1, certificate)
 
     async def renew(self, request: bytes) -> bytes:
-        renewal = wire.envelope_from_message(parse(registry_pb2.RenewRequest, request).renewal)
+        renewal = wire.envelope_from_message(wire.parse(registry_pb2.RenewRequest, request).renewal)
         certificate = await asyncio.to_thread(self._membership.renew, renewal, self.league)
         self.look()
         return framing.field(1, certificate)
@@ -188,7 +175,7 @@ class Service:
     # Members'.
 
     def get_membership(self, request: bytes) -> bytes:
-        message = parse(registry_pb2.GetMembershipRequest, request)
+        message = wire.parse(registry_pb2.GetMembershipRequest, request)
         league = self.league
         answer = framing.field(1, wire.encode_envelope(self._statements.current(league)))
         if message.known_members_sha256 != league.members_sha256:
@@ -202,10 +189,10 @@ class Service:
         return answer
 
     def get_checkpoint(self, request: bytes) -> bytes:
-        return framing.field(1, self._log.shown(parse(registry_pb2.GetCheckpointRequest, request).seen_size)[1])
+        return framing.field(1, self._log.shown(wire.parse(registry_pb2.GetCheckpointRequest, request).seen_size)[1])
 
     def get_organization(self, request: bytes) -> bytes:
-        message = parse(registry_pb2.GetOrganizationRequest, request)
+        message = wire.parse(registry_pb2.GetOrganizationRequest, request)
         prefix = Prefix.parse(message.prefix)
         if prefix not in self.league.standings:
             raise NotFound(f"{prefix} is not a member of this league")
@@ -219,7 +206,7 @@ class Service:
         return b"".join(answer)
 
     def resolve(self, request: bytes) -> bytes:
-        message = parse(registry_pb2.ResolveRequest, request)
+        message = wire.parse(registry_pb2.ResolveRequest, request)
         ids = message.ids
         count = len(ids)
         if message.prove:
@@ -316,7 +303,7 @@ class Service:
         return b"".join(framing.field(2, standing.framed) for standing in found if standing is not None)
 
     async def search(self, request: bytes) -> bytes:
-        query = wire.query_from_message(parse(registry_pb2.SearchRequest, request))
+        query = wire.query_from_message(wire.parse(registry_pb2.SearchRequest, request))
         question = index.ask(query)
         if query.page_token:
             page = index.read_page_token(query.page_token, question, self._page_secret)
@@ -401,7 +388,7 @@ class Service:
         return answer
 
     async def watch(self, request: bytes, caller: Caller) -> AsyncIterator[bytes]:
-        message = parse(registry_pb2.WatchRequest, request)
+        message = wire.parse(registry_pb2.WatchRequest, request)
         after, certificates = min(message.after, _MOST), message.with_certificates
         while not self._ended:
             self._passes.standing(caller)
@@ -418,7 +405,7 @@ class Service:
 
 
 def _envelopes(request: bytes) -> list[Envelope | Outcome]:
-    return [_envelope(each) for each in parse(registry_pb2.PublishRequest, request).envelopes]
+    return [_envelope(each) for each in wire.parse(registry_pb2.PublishRequest, request).envelopes]
 
 
 def _envelope(message: envelope_pb2.Envelope) -> Envelope | Outcome:

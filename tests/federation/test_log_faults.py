@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.breaking import missing
 from tests.evidence import Member, append
 
 pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("log-faults"), pytest.mark.timeout(300)]
@@ -127,13 +128,13 @@ class Nursery:
 @pytest.fixture(scope="module")
 def nurseries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Nursery]]:
     if shutil.which("strace") is None:
-        pytest.skip("strace is not installed: faults at system calls cannot be made (apt install strace)")
+        missing("strace is not installed: faults at system calls cannot be made (apt install strace)")
     folder = tmp_path_factory.mktemp("faults")
     made = [Nursery(folder / f"{number}") for number in range(2)]
     try:
         _, hit, complaint = made[0].run(CHANGES, "fdatasync", "error=EIO", "1")
         if not hit:
-            pytest.skip(f"strace cannot trace here: {complaint.strip().splitlines()[-1:]}")
+            missing(f"strace cannot trace here: {complaint.strip().splitlines()[-1:]}")
         yield made
     finally:
         for each in made:

@@ -15,6 +15,7 @@ import pytest
 from hanse.errors import NoSpace
 from hanse.model.identifier import Identifier
 from node.storage.outbox import Outbox
+from tests.breaking import missing
 from tests.wrapping import NORTH, Shelf
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +120,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         check=False,
     )
     if mounted.returncode:
-        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        missing(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
     try:
         yield
     finally:
