@@ -11,7 +11,8 @@ demo: $(VENV)/core.stamp  ## a league of three on this machine, from invitation 
 	@$(BIN)/hanse demo
 
 test: $(VENV)/dev.stamp  ## every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m compileall -q hanse node registry tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev.stamp  ## style, types, walls, and stubs that match the agreement
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Runs the figures and prints one table: ``python -m bench [--short] [--write] [NAME ...]``.
 
-Names: bulk, small_files, resolving, publishing, log, wrapping, memory, evidence; without one, all of them.
+Names: bulk, small_files, resolving, searching, publishing, log, caching, wrapping, memory, operating, evidence,
+workers, mirroring; without one, all of them.
 """
 
 import argparse
@@ -15,7 +16,21 @@ from pathlib import Path
 from bench.scale import LONG, SHORT, Scale
 from bench.table import Machine, Row, markdown, say
 
-FAMILIES = ("bulk", "small_files", "resolving", "publishing", "log", "wrapping", "memory", "evidence")
+FAMILIES = (
+    "bulk",
+    "small_files",
+    "resolving",
+    "searching",
+    "publishing",
+    "log",
+    "caching",
+    "wrapping",
+    "memory",
+    "operating",
+    "evidence",
+    "workers",
+    "mirroring",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

@@ -5,8 +5,9 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.peers import ROOT, timed
 from hanse import trust, wire
@@ -20,6 +21,9 @@ from hanse.model.organization import OrganizationRecord
 from hanse.model.record import Access, AccessMode, Metadata, ObjectRecord, Status, Summary
 from hanse.signing import SigningKey, sign
 from tests.processes import League, Node, environment
+
+if TYPE_CHECKING:
+    from registry.storage.base import Storage
 
 UNLIMITED = "\ncalls_per_second = 1e9\ncalls_burst = 1000000000\n"
 
@@ -116,26 +120,40 @@ def signed(ids: Sequence[Identifier], key: SigningKey, now: int) -> Iterator[Env
         yield sign(PayloadType.RECORD, wire.encode_record(record(each, now)), key)
 
 
-def fill(database: Path, ids: Sequence[Identifier], key: SigningKey) -> None:
+def fill(
+    database: Path,
+    ids: Sequence[Identifier],
+    key: SigningKey,
+    make: Callable[[Identifier, int], ObjectRecord] = record,
+) -> None:
     """Puts records straight into a registry's database, through its own storage: publishing a million takes minutes."""
+    from registry.storage.sqlite import SqliteStorage
+
+    storage = SqliteStorage(database)
+    try:
+        put(storage, ids, key, make)
+    finally:
+        storage.close()
+
+
+def put(
+    storage: "Storage",
+    ids: Sequence[Identifier],
+    key: SigningKey,
+    make: Callable[[Identifier, int], ObjectRecord] = record,
+) -> None:
+    """The same, into any storage."""
     from registry.index import document
     from registry.storage.base import NewRecord
-    from registry.storage.sqlite import SqliteStorage
 
     now = int(time.time())
     # All carry one signature: the registry does not look at it again, and no figure that uses this verifies them.
     signature = next(signed(ids[:1], key, now)).signatures
-    storage = SqliteStorage(database)
-    try:
-        for first in range(0, len(ids), 20_000):
-            rows = []
-            for each in ids[first : first + 20_000]:
-                made = record(each, now)
-                envelope = Envelope(PayloadType.RECORD, wire.encode_record(made), signature)
-                rows.append(
-                    NewRecord(each.key, 1, envelope.digest, now, wire.encode_envelope(envelope), document(made))
-                )
-            with storage.writing() as writing:
-                writing.put_records(rows)
-    finally:
-        storage.close()
+    for first in range(0, len(ids), 20_000):
+        rows = []
+        for each in ids[first : first + 20_000]:
+            made = make(each, now)
+            envelope = Envelope(PayloadType.RECORD, wire.encode_record(made), signature)
+            rows.append(NewRecord(each.key, 1, envelope.digest, now, wire.encode_envelope(envelope), document(made)))
+        with storage.writing() as writing:
+            writing.put_records(rows)

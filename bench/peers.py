@@ -99,17 +99,21 @@ class Pki:
             )  # fmt: skip
 
 
+def nginx_user() -> str:
+    """As root, nginx would otherwise serve as somebody who may not read our files."""
+    return f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
+
+
 @contextlib.contextmanager
 def nginx(folder: Path, served: Path) -> Iterator[str]:
     """nginx over mutual TLS 1.3; the URL of the served folder."""
     pki, port, program = Pki(folder), free_port(), need("nginx")
     configuration = folder / "nginx.conf"
-    user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
     temporary = "".join(
         f"{kind}_temp_path {folder}/nginx-{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     configuration.write_text(f"""
-{user}
+{nginx_user()}
 worker_processes auto;
 pid {folder}/nginx.pid;
 error_log stderr;
@@ -230,10 +234,13 @@ def flight(folder: Path, size: int) -> Iterator[str]:
         yield f"grpc+tls://localhost:{port}"
 
 
-def h2load(port: int, path: str, message: Path, calls: int, headers: Sequence[str] = ()) -> float:
+def h2load(
+    port: int, path: str, message: Path, calls: int, headers: Sequence[str] = (), *, clients: int = 4, streams: int = 16
+) -> float:
     """Calls a second. ``message`` holds the body of each: five bytes of gRPC framing and the request."""
     argv = [
-        need("h2load"), "--requests", str(calls), "--clients", "4", "--max-concurrent-streams", "16", "--data", message,
+        need("h2load"), "--requests", str(calls), "--clients", str(clients), "--max-concurrent-streams",
+        str(streams), "--data", message,
         "--header", "content-type: application/grpc", "--header", "te: trailers",
     ]  # fmt: skip
     for header in headers:
@@ -241,8 +248,14 @@ def h2load(port: int, path: str, message: Path, calls: int, headers: Sequence[st
     done = subprocess.run(
         [str(each) for each in (*argv, f"https://127.0.0.1:{port}{path}")], capture_output=True, text=True, check=True
     )
-    finished = re.search(r"finished in .*?, ([\d.]+) req/s", done.stdout)
-    succeeded = re.search(r"(\d+) succeeded, (\d+) failed", done.stdout)
-    if finished is None or succeeded is None or int(succeeded[1]) != calls:
-        raise RuntimeError(f"h2load: {done.stdout[-400:]}")
+    return h2load_rate(done.stdout, calls)
+
+
+def h2load_rate(printed: str, calls: int) -> float:
+    """Calls a second, of which none may have failed."""
+    finished = re.search(r"finished in .*?, ([\d.]+) req/s", printed)
+    succeeded = re.search(r"(\d+) succeeded, (\d+) failed", printed)
+    answered = re.search(r"status codes: (\d+) 2xx", printed)
+    if finished is None or succeeded is None or int(succeeded[1]) != calls or not answered or int(answered[1]) != calls:
+        raise RuntimeError(f"h2load: {printed[-400:]}")
     return float(finished[1])

@@ -20,6 +20,7 @@ class Scale:
     records: tuple[int, ...] = (1_000, 100_000, 1_000_000)
     latency_calls: int = 1_000
     published: int = 50_000
+    mirrored: int = 1_000_000
     appended: int = 50_000
     asked: int = 200
     delivered: int = 6_000
@@ -41,6 +42,7 @@ SHORT = Scale(
     records=(1_000, 100_000),
     latency_calls=300,
     published=10_000,
+    mirrored=50_000,
     appended=20_000,
     asked=60,
     delivered=2_000,

@@ -108,6 +108,10 @@ class Unreachable(HanseError):
     exit_code = 5
 
 
+class NotWitnessed(Unreachable):
+    """Too few of the witnesses that this home requires have cosigned what the registry shows. Worth trying again."""
+
+
 class TimedOut(Unreachable):
     """The other side did not answer in time. Worth trying again."""
 

@@ -25,7 +25,7 @@ MESSAGE_BYTES: Final = 4 * MIB  # what either side receives at most in one messa
 MEMBERSHIP_BYTES: Final = 16 * MIB  # what a member takes from a registry in one message: a list of 100,000 members
 SEARCH_PAGE: Final = 100  # records
 SEARCH_TEXT_BYTES: Final = 1 * KIB  # a question, not a document
-SEARCH_COUNT: Final = 10_000  # matches counted: more tells nobody anything
+SEARCH_COUNT: Final = 500  # matches ranked and counted: more tells nobody anything
 
 # Logs.
 NOTE_BYTES: Final = 128 * KIB  # a signed checkpoint: room for 16 signatures, post-quantum ones too
@@ -34,6 +34,7 @@ FORKS_PER_PEER: Final = 16  # pairs of contradicting checkpoints that are kept: 
 OVERTAKEN: Final = 60  # seconds; a checkpoint older than this did not merely arrive after a newer one
 
 CHECKPOINT_AGE: Final = 60  # seconds after which a registry's checkpoint is no answer any more
+FINDINGS: Final = 1000  # of a monitor that are kept: a registry that floods it has been found out long before
 PROOFS: Final = 100  # identifiers in one Resolve that asks for proofs: each is some 20 hashes
 
 # Content.
@@ -43,6 +44,7 @@ MAX_CHUNK_BYTES: Final = 4 * MIB - 64 * KIB  # a chunk fits one message
 ELEMENT_CHUNKS: Final = 1 << 24  # of one element: 16 TiB in chunks of 1 MiB, and 512 MiB of hashes
 SPANS: Final = 4096  # in one fetch request: a request is small
 STREAM_BUFFER_BYTES: Final = 64 * MIB  # for all streams of a node together; shared out among them
+SMALL_CONTENT_BYTES: Final = 256 * KIB  # comes with its description: a second call would cost more than the bytes
 STREAM_MESSAGE_BYTES: Final = 1 * MIB
 STREAM_WINDOW_BYTES: Final = 8 * MIB  # sent and not yet read: fills a line of 1 Gbit/s at 60 ms
 MIN_STREAM_MESSAGE_BYTES: Final = 64 * KIB

@@ -35,11 +35,35 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class RootBuilder:
-    """The root of leaves that come one after another, in memory that grows with the logarithm of their number."""
+    """The root of leaves that come one after another, in memory that grows with the logarithm of their number.
+
+    All that it has is the tree's right edge, which can be kept and gone on with: ``RootBuilder.resumed(size, edge)``.
+    """
 
     def __init__(self) -> None:
         # (height, hash) of the perfect subtrees so far, from the highest to the lowest.
         self._subtrees: list[tuple[int, bytes]] = []
+
+    @classmethod
+    def resumed(cls, size: int, edge: bytes) -> "RootBuilder":
+        """As it was when it had ``size`` leaves and this ``edge``. Raises InvalidInput when the two do not fit."""
+        builder = cls()
+        levels = [level for level, _ in perfect(size)]
+        if len(edge) != len(levels) * HASH_BYTES:
+            raise InvalidInput(f"this is not the right edge of a tree of {size} leaves")
+        hashes = (edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES))
+        builder._subtrees = list(zip(levels, hashes, strict=True))
+        return builder
+
+    @property
+    def size(self) -> int:
+        """How many leaves there are."""
+        return sum(1 << height for height, _ in self._subtrees)
+
+    @property
+    def edge(self) -> bytes:
+        """The roots of the perfect subtrees that the tree consists of, the highest first, one after the other."""
+        return b"".join(digest for _, digest in self._subtrees)
 
     def add(self, leaf: bytes) -> None:
         height, digest = 0, leaf
@@ -72,6 +96,29 @@ def nodes(leaves: Sequence[bytes]) -> Nodes:
         below = levels[-1]
         levels.append([node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)])
     return lambda level, position: levels[level][position]
+
+
+def nodes_after(size: int, edge: bytes, leaves: Sequence[bytes]) -> Nodes:
+    """Those of a tree that begins with ``size`` leaves of which only the right edge is known, and goes on with these.
+
+    Enough for proofs about leaf ``size`` and all after it. Asked for what is inside the edge, it raises InvalidInput.
+    """
+    roots = {part: edge[at * HASH_BYTES :][:HASH_BYTES] for at, part in enumerate(perfect(size))}
+
+    def node(level: int, position: int) -> bytes:
+        found = roots.get((level, position))
+        if found is None:
+            first = position << level
+            if level:
+                found = node_hash(node(level - 1, 2 * position), node(level - 1, 2 * position + 1))
+            elif first >= size:
+                found = leaves[first - size]
+            else:
+                raise InvalidInput("only the right edge of this tree is known")
+            roots[level, position] = found
+        return found
+
+    return node
 
 
 def root_at(node: Nodes, size: int) -> bytes:
@@ -154,7 +201,42 @@ def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, pro
         if old == new and old_root != new_root:
             raise BrokenChain("two trees of one size have different roots")
         return
-    steps = [*proof] if old & (old - 1) else [old_root, *proof]
+    if _walked(old, new, proof if old & (old - 1) else (old_root, *proof)) != (old_root, new_root):
+        raise BrokenChain("a proof of consistency leads to another root")
+
+
+def first_root(old: int, new: int, new_root: bytes, proof: Sequence[bytes]) -> bytes | None:
+    """The root of the first ``old`` leaves of the tree under ``new_root``, as a proof of consistency shows it.
+
+    None if the proof does not lead to ``new_root``. Where ``old`` is a power of two, the root sought comes before the
+    proof, which does not have it: see ``with_first_root``. Where it is not the root that somebody signed for ``old``
+    leaves, no log has both.
+    """
+    if not 0 < old < new or not _are_hashes(new_root, *proof):
+        return None
+    try:
+        found, whole = _walked(old, new, proof)
+    except BrokenChain:
+        return None
+    return found if whole == new_root else None
+
+
+def with_first_root(old: int, proof: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Of a proof from ``old`` - 1 leaves on that from ``old`` on, with the root of these before it.
+
+    ``old`` is a power of two, from 4 on: the tree of one leaf less has all parts of its tree in its proof.
+    """
+    level = old.bit_length() - 1
+    if old < 4 or old & (old - 1) or len(proof) <= level or not _are_hashes(*proof):
+        return ()
+    digest = node_hash(proof[0], proof[1])
+    for left in proof[2 : level + 1]:
+        digest = node_hash(left, digest)
+    return digest, *proof[level + 1 :]
+
+
+def _walked(old: int, new: int, steps: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """The roots of ``old`` leaves and of ``new`` ones that a proof leads to. Raises BrokenChain."""
     if not steps:
         raise BrokenChain("a proof of consistency is too short")
     at, last = old - 1, new - 1
@@ -173,8 +255,7 @@ def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, pro
         at, last = at >> 1, last >> 1
     if last:
         raise BrokenChain("a proof of consistency is too short")
-    if before != old_root or after != new_root:
-        raise BrokenChain("a proof of consistency leads to another root")
+    return before, after
 
 
 def _split(count: int) -> int:

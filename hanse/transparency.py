@@ -10,23 +10,23 @@ Sources: https://c2sp.org/tlog-checkpoint, https://c2sp.org/tlog-cosignature
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
 
-from hanse import limits, merkle, wire
+from hanse import cosigning, limits, merkle, wire
+from hanse.cosigning import WitnessKey
 from hanse.errors import BadSignature, BrokenChain, InvalidInput, RolledBack, WrongContent
 from hanse.evidence import checkpoint as notes
 from hanse.evidence.checkpoint import Checkpoint
 from hanse.merkle import leaf_hash
 from hanse.model.envelope import Envelope, PayloadType
-from hanse.model.keys import PublicKey
 from hanse.model.organization import Authority
-from hanse.signing import SigningKey, verifies
+from hanse.model.resolution import Change
+from hanse.signing import SigningKey
 
 _ED25519 = b"\x01"
-_COSIGNATURE = b"\x04"  # the kind of signature that has a time in it
-_TIME_BYTES = 8
 _ORIGIN_DIGITS = 16
 
 
@@ -49,6 +49,11 @@ def leaf_of(envelope: Envelope) -> bytes:
         case PayloadType.MEMBERSHIP:
             return membership_leaf(*wire.decode_membership_head(envelope.payload))
     raise InvalidInput("only records, organization records and the membership are in a registry's log")
+
+
+def leaf_of_change(change: Change) -> bytes:
+    """The leaf of what Watch shows. Raises InvalidInput."""
+    return certificate_leaf(change.certificate) if change.envelope is None else leaf_of(change.envelope)
 
 
 def digest_leaf(kind: Kind, digest: bytes) -> bytes:
@@ -97,19 +102,20 @@ class Inclusion:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a registry shows of its log: a signed note, and that it continues the tree of ``since`` leaves."""
+    """What a registry shows of its log: a signed note, and that it continues the tree of ``since`` leaves.
+
+    With ``until``, that the tree of so many does.
+    """
 
     note: str
     since: int
     consistency: tuple[bytes, ...]
+    until: int = 0
 
 
 def sign(checkpoint: Checkpoint, key: SigningKey, now: int) -> str:
     """A signed note with two signatures: the log's own, and a dated one, so that nobody is shown an old one as new."""
-    note = notes.sign(checkpoint, key)
-    signature = now.to_bytes(_TIME_BYTES, "big") + key.sign(_dated(checkpoint, now))
-    blob = base64.b64encode(_dated_key_hash(checkpoint.origin, key.public) + signature).decode()
-    return f"{note}\u2014 {checkpoint.origin} {blob}\n"
+    return notes.sign(checkpoint, key) + cosigning.sign(checkpoint, checkpoint.origin, key, now)
 
 
 def verify(note: str, authority: Authority) -> Signed:
@@ -118,19 +124,14 @@ def verify(note: str, authority: Authority) -> Signed:
         found = notes.read(note, origin(authority), [authority.registry_key])
     except (BadSignature, WrongContent) as error:
         raise type(error)(f"the registry's log: {error}") from None
-    wanted = _dated_key_hash(found.origin, authority.registry_key)
-    times = []
-    for name, blob in notes.parse(note)[1]:
-        if name != found.origin or blob[: len(wanted)] != wanted:
-            continue
-        told, signature = blob[len(wanted) : len(wanted) + _TIME_BYTES], blob[len(wanted) + _TIME_BYTES :]
-        at = int.from_bytes(told, "big")
-        if len(told) != _TIME_BYTES or not verifies(authority.registry_key, signature, _dated(found, at)):
-            raise BadSignature("the registry's log: a checkpoint has a date that the registry did not sign")
-        times.append(at)
+    own = WitnessKey(found.origin, authority.registry_key)
+    try:
+        times = cosigning.dates(note, (own,))
+    except BadSignature:
+        raise BadSignature("the registry's log: a checkpoint has a date that the registry did not sign") from None
     if not times:
         raise WrongContent("the registry's log: a checkpoint has no date")
-    return Signed(found, max(times), note)
+    return Signed(found, times[own], note)
 
 
 def read(note: str, authority: Authority, *, now: int) -> Signed:
@@ -182,6 +183,18 @@ def follow(older: Signed | None, newer: Signed, shown: Shown) -> Signed:
     return newer
 
 
+def forked(one: Checkpoint, other: Checkpoint, proof: Sequence[bytes] = ()) -> bool:
+    """Whether no log can have both, whoever signed them: the first leaves of the larger are not the smaller's.
+
+    Of two sizes ``proof`` shows it, of the larger: see merkle.first_root. Without one that does, they may be one log.
+    """
+    small, large = sorted((one, other), key=lambda each: each.size)
+    if small.origin != large.origin or small.size == large.size:
+        return small.origin == large.origin and small.root != large.root
+    found = merkle.first_root(small.size, large.size, large.root, proof)
+    return found is not None and found != small.root
+
+
 def included(leaf: bytes, inclusion: Inclusion, checkpoint: Checkpoint, what: str) -> None:
     """That the log has the leaf. ``what`` names it in the error. Raises WrongContent."""
     try:
@@ -190,11 +203,3 @@ def included(leaf: bytes, inclusion: Inclusion, checkpoint: Checkpoint, what: st
         raise WrongContent(
             f"the registry does not prove that {what} is in its log: {error}. It gives you what it does not show others"
         ) from None
-
-
-def _dated_key_hash(name: str, key: PublicKey) -> bytes:
-    return sha256(name.encode() + b"\n" + _COSIGNATURE + key.raw).digest()[:4]
-
-
-def _dated(checkpoint: Checkpoint, at: int) -> bytes:
-    return f"cosignature/v1\ntime {at}\n{checkpoint.text}".encode()

@@ -6,7 +6,7 @@ other file here, and says again in its own words what hanse.wire_papers, hanse.p
 
 What it is not: a judge of what was agreed, nor of what is not in the file. SPEC.md section 20.
 
-    python -m hanse.verifier FILE [--key PREFIX=KEYID]... [--receipt HEX] [--json]
+    python -m hanse.verifier FILE [--key PREFIX=KEYID]... [--witness KEY]... [--receipt HEX] [--json]
     python verifier.py FILE                  # the same, copied alone to another machine (Python 3.11 or newer)
 """
 
@@ -29,8 +29,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 FORMAT, VERSION = "hanse-evidence", 1
 LINE_BYTES = 1024 * 1024  # no line of the format is longer
@@ -46,7 +48,8 @@ ALL_PROVED, OTHERWISE, SOMETHING_WRONG = 0, 1, 6  # how it ends
 
 KINDS = (
     "header", "organization", "missing", "leaves", "record", "request", "denial", "grant", "revocation", "deletion",
-    "receipt", "half-receipt", "erased", "peer-checkpoint", "fork", "trailer",
+    "receipt", "half-receipt", "erased", "peer-checkpoint", "fork", "authority", "witness", "registry-fork",
+    "finding", "trailer",
 )  # fmt: skip
 RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 HEAD = {"header", "organization", "missing"}  # what must be known before signatures can be checked
@@ -98,6 +101,7 @@ ORGANIZATION = _schema(
     "str prefix, uint version, bytes previous, str name, -, message many keys, -, int issued_at",
     keys=_schema("bytes raw, int valid_from, int valid_until"),
 )
+AUTHORITY = _schema("str root, str name, bytes ca, bytes key")
 RECORD = _schema(
     "str id, uint version, bytes previous, -, -, -, -, message access, -, -, int issued_at",
     access=_schema("uint mode"),
@@ -891,9 +895,82 @@ class Checkpoint(NamedTuple):
     key_id: str
 
 
+def continues(old: Checkpoint, new: Checkpoint, proof: bytes) -> bool:
+    """Whether the tree of ``new`` begins with that of ``old``: RFC 9162 section 2.1.4.2."""
+    if old.size in (0, new.size):
+        return not proof and (not old.size or old.root == new.root)
+    return beginning(old.size, new, proof if old.size & (old.size - 1) else old.root + proof) == old.root
+
+
+def beginning(size: int, whole: Checkpoint, proof: bytes) -> bytes | None:
+    """The root of the first ``size`` leaves of a larger tree, as a proof shows it; None if it leads to no such tree.
+
+    Where ``size`` is a power of two, that root stands before what RFC 6962 section 2.1.2 calls the proof.
+    """
+    steps = [proof[at : at + 32] for at in range(0, len(proof), 32)]
+    if not 0 < size < whole.size or not steps or len(proof) % 32:
+        return None
+    at, last = size - 1, whole.size - 1
+    while at & 1:
+        at, last = at >> 1, last >> 1
+    before = after = steps[0]
+    for each in steps[1:]:
+        if last == 0:
+            return None
+        if at & 1 or at == last:
+            before, after = node_hash(each, before), node_hash(each, after)
+            while not at & 1 and at:
+                at, last = at >> 1, last >> 1
+        else:
+            after = node_hash(after, each)
+        at, last = at >> 1, last >> 1
+    return before if last == 0 and after == whole.root else None
+
+
+class League(NamedTuple):
+    """What a league's log is signed with, and its certificates by. ``log``: the name of the log."""
+
+    root: str
+    fingerprint: str
+    ca: bytes
+    key: bytes
+    log: str
+
+
+def read_league(data: bytes) -> League:
+    """Raises Malformed."""
+    found = parse(data, AUTHORITY)
+    root, fingerprint = read_prefix(found["root"]), sha256(data).hexdigest()
+    log = f"{root}.registry.hanse.internal/log/{fingerprint[:16]}"
+    return League(root, fingerprint, found["ca"], _sized(found["key"], 32), log)
+
+
 def read_note(note: str, known: Organization) -> Checkpoint:
     """A C2SP checkpoint signed by one of an organization's keys, whenever it was. Raises Malformed."""
-    name = f"{known.prefix}.node.hanse.internal/log"
+    keys = [(key.raw, key.id) for key in known.keys]
+    return _read_note(note, f"{known.prefix}.node.hanse.internal/log", keys, known.prefix)[0]
+
+
+def read_registry_note(note: str, league: League) -> tuple[Checkpoint, int]:
+    """A checkpoint of a league's log, and when it was signed (Unix seconds). Raises Malformed."""
+    found, lines = _read_note(note, league.log, [(league.key, key_id(league.key))], "the league's registry")
+    wanted, text = sha256(league.log.encode() + b"\n\x04" + league.key).digest()[:4], note.rpartition("\n\n")[0]
+    dates = []
+    for name, data in lines:
+        if name == league.log and data[:4] == wanted:
+            at = int.from_bytes(data[4:12], "big")
+            if not verifies(league.key, data[12:], f"cosignature/v1\ntime {at}\n{text}\n".encode()):
+                raise Malformed("it has a date that the league's registry did not sign")
+            dates.append(_time(at))
+    if not dates:
+        raise Malformed("it has no date")
+    return found, max(dates)
+
+
+def _read_note(
+    note: str, name: str, keys: list[tuple[bytes, str]], whose: str
+) -> tuple[Checkpoint, list[tuple[str, bytes]]]:
+    """The checkpoint, and (name, key hash and signature) of each signature line."""
     text, blank, lines = note.rpartition("\n\n")
     told = text.split("\n")
     try:
@@ -911,20 +988,22 @@ def read_note(note: str, known: Organization) -> Checkpoint:
         raise Malformed("it gives a log a size or a root that it cannot have")
     if not lines.endswith("\n"):
         raise Malformed("it is not a signed checkpoint")
+    found = []
     for line in lines[:-1].split("\n"):
         signature = re.fullmatch(r"\u2014 ([^\s+]+) (\S+)", line)
         data = _base64(signature[2]) if signature else b""
         if signature is None or len(data) <= 4:
             raise Malformed("it has a line that is no signature")
+        found.append((signature[1], data))
         if signature[1] != name:
             continue
-        named = [key for key in known.keys if data[:4] == sha256(name.encode() + b"\n\x01" + key.raw).digest()[:4]]
-        if named and not any(verifies(key.raw, data[4:], signed_text) for key in named):
-            raise Malformed(f"its signature with key {named[0].id} of {known.prefix} is false")
-        signed_with = signed_with or (named[0].id if named else "")
+        named = [key for key in keys if data[:4] == sha256(name.encode() + b"\n\x01" + key[0]).digest()[:4]]
+        if named and not any(verifies(raw, data[4:], signed_text) for raw, _ in named):
+            raise Malformed(f"its signature with key {named[0][1]} of {whose} is false")
+        signed_with = signed_with or (named[0][1] if named else "")
     if not signed_with:
-        raise Malformed(f"it is not signed by {known.prefix}")
-    return Checkpoint(size, root, signed_with)
+        raise Malformed(f"it is not signed by {whose}")
+    return Checkpoint(size, root, signed_with), found
 
 
 def _base64(text: str) -> bytes:
@@ -942,6 +1021,134 @@ def _hex(text: str, size: int) -> bytes:
     if not re.fullmatch(r"[0-9a-f]*", text):
         raise Malformed("what should be hexadecimal is not")
     return _sized(bytes.fromhex(text) if len(text) % 2 == 0 else b"", size)
+
+
+# What the registry of a league signed.
+
+
+class Witness(NamedTuple):
+    """Who cosigns a league's log: <https://c2sp.org/tlog-cosignature>."""
+
+    name: str
+    key: bytes
+
+    def __str__(self) -> str:
+        encoded = binascii.b2a_base64(b"\x04" + self.key, newline=False).decode()
+        return f"{self.name}+{self.hash.hex()}+{encoded}"
+
+    @property
+    def hash(self) -> bytes:
+        return sha256(self.name.encode() + b"\n\x04" + self.key).digest()[:4]
+
+    def signed(self, note: str) -> bool:
+        """Whether one line under a checkpoint, which was read, is its."""
+        text, _, lines = note.rpartition("\n\n")
+        for line in lines[:-1].split("\n"):
+            _, name, signature = line.split(" ")
+            data = _base64(signature)
+            if name == self.name and data[:4] == self.hash:
+                at = int.from_bytes(data[4:12], "big")
+                if at < 1 << 63 and verifies(self.key, data[12:], f"cosignature/v1\ntime {at}\n{text}\n".encode()):
+                    return True
+        return False
+
+
+def read_witness(text: str) -> Witness:
+    """A C2SP verifier key. Raises Malformed."""
+    name, _, rest = text.partition("+")
+    data = _base64(rest.partition("+")[2])
+    found = Witness(name, data[1:])
+    if not name or re.search(r"\s", name) or data[:1] != b"\x04" or len(data) != 33 or str(found) != text:
+        raise Malformed("a witness's key has the form NAME+HASH+KEY")
+    return found
+
+
+def _two_logs(league: League, data: dict[str, Any]) -> tuple[bool, bool, str]:
+    """Whether two checkpoints contradict each other by themselves, whether no log has both, and in words.
+
+    Raises Malformed.
+    """
+    first, then = read_registry_note(data["first"], league)
+    second, now = read_registry_note(data["second"], league)
+    sizes = f"of {first.size} entries ({moment(then)}) and of {second.size} ({moment(now)})"
+    roots = f"with the roots {first.root.hex()[:16]} and {second.root.hex()[:16]}"
+    if first.size == second.size:
+        if first.root == second.root:
+            raise Malformed("its two checkpoints are one: they contradict nothing")
+        return True, True, f"it signed two different logs {sizes}, {roots}: it forked its log, or rewrote it"
+    small, large = (first, second) if first.size < second.size else (second, first)
+    proof = _base64(data["proof"])
+    found = beginning(small.size, large, proof)
+    signed = f"it signed logs {sizes}, {roots}"
+    if found is not None and found != small.root:
+        begins = f"the first {small.size} entries of the larger have the root {found.hex()[:16]}"
+        return True, True, f"{signed}, and {begins}: it forked its log, or rewrote it"
+    if second is small:
+        if now <= then:
+            raise Malformed("the smaller of its two checkpoints is not the later one: they contradict nothing")
+        return True, False, f"{signed}: it took back entries, or was restored from a backup"
+    if found == small.root or continues(small, large, proof):
+        raise Malformed("the second of its two checkpoints continues the first, as the proof shows: no contradiction")
+    return False, False, f"{signed}, and did not prove that the second continues the first"
+
+
+_RECORD_LEAF, _ORGANIZATION_LEAF, _CERTIFICATE_LEAF = b"\x01", b"\x02", b"\x04"
+
+
+def _in_registry_log(league: League, data: dict[str, Any], own: str, known: Organization | None) -> tuple[bool, str]:
+    """That an entry stands in the log that the registry signed, and what it is. Raises Malformed."""
+    signed, at = read_registry_note(data["note"], league)
+    whole = f"its log of {signed.size} entries ({moment(at)})"
+    content, kind = _base64(data["content"]), data["what"]
+    if kind == "log":
+        return False, f"of {whole} the exporter says: {data['text']}"
+    if kind == "certificate":
+        leaf, what = _CERTIFICATE_LEAF + sha256(content).digest(), _read_certificate(content, league, own)
+    elif kind in ("record", "organization"):
+        leaf, what = _read_own(content, kind, own, known)
+    else:
+        raise Malformed("it is a finding of a kind that this verifier does not know")
+    root = root_from_proof(leaf_hash(leaf), data["entry"] - 1, data["size"], _base64(data["path"]))
+    if not 0 < data["entry"] <= data["size"] or root is None:
+        raise Malformed("its proof of inclusion is none")
+    if not continues(Checkpoint(data["size"], root, ""), signed, _base64(data["consistency"])):
+        raise Malformed("its proofs do not lead to the checkpoint of the registry's log")
+    return True, f"entry {data['entry']} of {whole} is {what}. {own} says that it did not sign this off"
+
+
+def _read_own(content: bytes, kind: str, own: str, known: Organization | None) -> tuple[bytes, str]:
+    """The leaf of a record or organization record in the exporter's name, and what it is."""
+    envelope = read_envelope(content)
+    if envelope.type != TYPES[kind]:
+        raise Malformed(f"it is signed as {envelope.type!r}, not as {TYPES[kind]!r}")
+    if kind == "record":
+        record = read_record(envelope.payload)
+        prefix, what = record.id.partition("/")[0], f"version {record.version} of {record.id}"
+    else:
+        found = parse(envelope.payload, ORGANIZATION)
+        prefix, what = read_prefix(found["prefix"]), f"version {_number(found['version'])} of the record of {own}"
+    if prefix.lower() != own:
+        raise Malformed(f"it is not in the name of {own}")
+    by = signer(envelope, envelope.encoding, own, known, 0)
+    signed = f"signed with its key {by.key_id}" if by.state == GOOD else "signed with no key of it in this file"
+    leaf = _RECORD_LEAF if kind == "record" else _ORGANIZATION_LEAF
+    return leaf + sha256(envelope.encoding).digest(), f"{what}, {signed}"
+
+
+def _read_certificate(content: bytes, league: League, own: str) -> str:
+    try:
+        found, authority = x509.load_der_x509_certificate(content), x509.load_der_x509_certificate(league.ca)
+        found.verify_directly_issued_by(authority)
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        key = found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except InvalidSignature:
+        raise Malformed("it is a certificate that the league's authority did not issue") from None
+    except (ValueError, TypeError, x509.ExtensionNotFound):
+        raise Malformed("it is no certificate that could be read") from None
+    if not any(uri in (f"spiffe://{league.root}/org/{own}", f"spiffe://{league.root}/registry/{own}") for uri in uris):
+        raise Malformed(f"it is a certificate that does not name {own}")
+    return f"a certificate of the league's authority for {own}, with the TLS key {sha256(key).hexdigest()[:16]}"
 
 
 # One line.
@@ -990,6 +1197,13 @@ _MEMBERS: dict[str, dict[str, type]] = {
     "erased": {"position": int, "leaf": str},
     "peer-checkpoint": {"prefix": str, "note": str, "seen_at": int},
     "fork": {"prefix": str, "first": str, "second": str, "seen_at": int},
+    "authority": {"authority": str},
+    "witness": {"key": str},
+    "registry-fork": {"first": str, "second": str, "proof": str, "seen_at": int},
+    "finding": {
+        "what": str, "entry": int, "text": str, "content": str, "size": int, "path": str, "note": str,
+        "consistency": str, "noticed_at": int, "dismissed_at": int,
+    },
     "trailer": {"envelope": str},
     **dict.fromkeys(PAPERS, _PAPER),
 }  # fmt: skip
@@ -1176,6 +1390,11 @@ class Report:
     unconfirmed: list[str] = field(default_factory=list)
     checkpoint: Checkpoint | None = None
     peers: dict[str, Checkpoint] = field(default_factory=dict)
+    league: League | None = None
+    registry: list[tuple[int, bool, str]] = field(default_factory=list)  # line, whether proved, what of the registry
+    witnesses: dict[str, Witness] = field(default_factory=dict)  # by their keys: one may have had several
+    told_witnesses: dict[str, Witness] = field(default_factory=dict)  # confirmed on another channel
+    two_faced: list[tuple[int, Witness]] = field(default_factory=list)  # in which line, who signed two histories
     signed_with: str = ""
     lines: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -1282,6 +1501,11 @@ class Audit:
                 self.report.peers[data["prefix"]] = held
         elif kind == "fork":
             self._fork(checked, data["prefix"], data["first"], data["second"])
+        elif kind in ("authority", "witness", "registry-fork", "finding"):
+            try:
+                self._of_registry(checked)
+            except Malformed as error:
+                self._problem(checked, str(error))
         else:
             return self._paper(checked, data)
         return None
@@ -1389,6 +1613,47 @@ class Audit:
                 f"the exporter says that the log of {prefix} of {sizes[1]} entries does not continue that of {sizes[0]}"
             )
         self.report.notes.append(f"{told} (line {checked.number})")
+
+    def _of_registry(self, checked: Checked) -> None:
+        """What the registry signed or let be done, by its own signatures."""
+        report, data = self.report, checked.data
+        if checked.kind == "authority":
+            if report.league is not None:
+                raise Malformed("there is one league in a file")
+            report.league = read_league(_base64(data["authority"]))
+            return
+        if report.league is None:
+            raise Malformed("the league whose registry it is about does not stand before it")
+        if checked.kind == "witness":
+            self._witness(read_witness(data["key"]))
+            return
+        if checked.kind == "registry-fork":
+            proved, forked, text = _two_logs(report.league, data)
+            text += self._cosigned(checked.number, data, forked)
+        else:
+            own = report.header.get("exporter", "")
+            proved, text = _in_registry_log(report.league, data, own, report.organizations.get(own))
+        report.registry.append((checked.number, proved, text))
+
+    def _witness(self, found: Witness) -> None:
+        self.report.witnesses[str(found)] = found
+        told = [each for each in self.report.told_witnesses.values() if each.name == found.name]
+        if told and found not in told:
+            raise Malformed(f"{found.name} has another key in this file than you were told: do not trust it")
+
+    def _cosigned(self, line: int, data: dict[str, Any], forked: bool) -> str:
+        """Who cosigned both of two checkpoints, in words."""
+        report = self.report
+        known = report.witnesses | report.told_witnesses
+        both = [each for each in known.values() if each.signed(data["first"]) and each.signed(data["second"])]
+        if not both:
+            return ""
+        if not forked:
+            return f". Both are cosigned by {', '.join(each.name for each in both)}, which may be right"
+        report.two_faced += [(line, each) for each in both]
+        sure = report.told_witnesses
+        names = [f"{each.name} ({'--witness' if str(each) in sure else f'if its key is {each}'})" for each in both]
+        return f". SIGNED TWO HISTORIES as a witness: {', '.join(names)}"
 
     def _paper(self, checked: Checked, paper: Paper) -> Finding | None:
         kind, body = checked.kind, paper.body
@@ -1752,12 +2017,20 @@ def moment(seconds: int) -> str:
 # The whole file, on all processors.
 
 
-def verify(file: BinaryIO, told: dict[str, str], each: Callable[[Finding], None], jobs: int | None = None) -> Report:
+def verify(
+    file: BinaryIO,
+    told: dict[str, str],
+    each: Callable[[Finding], None],
+    jobs: int | None = None,
+    witnesses: Iterable[Witness] = (),
+) -> Report:
     """Reads a file once, from its beginning to its end; of each line no more than a few hashes stays in memory.
 
-    ``told``: key ids that were confirmed on another channel. ``each`` is given what is found of every receipt.
+    ``told``: key ids that were confirmed on another channel, and so were ``witnesses``. ``each`` is given what is found
+    of every receipt.
     """
     audit = Audit(told)
+    audit.report.told_witnesses.update((str(each), each) for each in witnesses)
     numbered = enumerate(iter(lambda: file.readline(LINE_BYTES + 1), b""), 1)
     rest: Iterable[tuple[int, bytes]] = ()
     for number, raw in numbered:
@@ -1866,6 +2139,12 @@ def summary(report: Report) -> dict[str, Any]:
         "signed_with": report.signed_with or None,
         "log": checkpoint and {"size": checkpoint.size, "root": checkpoint.root.hex(), "key_id": checkpoint.key_id},
         "peers": {prefix: {"size": each.size, "root": each.root.hex()} for prefix, each in report.peers.items()},
+        "league": report.league and {"root": report.league.root, "fingerprint": report.league.fingerprint},
+        "registry": [{"line": line, "proved": proved, "what": what} for line, proved, what in report.registry],
+        "two_faced": [
+            {"line": line, "witness": str(each), "confirmed": str(each) in report.told_witnesses}
+            for line, each in report.two_faced
+        ],
         "organizations": [
             {
                 "prefix": each.prefix,
@@ -1947,6 +2226,10 @@ def _say(report: Report, doubtful: list[Finding], print_line: Callable[[str], No
         say(f"Erased: position {position} of the log, said to have been a {said}. Only that it was there is proved.")
     for text in report.missing:
         say(f"Missing, says the exporter: {text}")
+    if report.league and report.registry:
+        say(f"Of the registry of the league {report.league.root}, if its fingerprint is {report.league.fingerprint}:")
+    for line, proved, text in report.registry[:SHOWN]:
+        say(f"  {'proved' if proved else 'not proved'} (line {line}): {text}")
     for text in (*report.unconfirmed, *report.notes):
         say(f"Note: {text}")
     for problem in report.problems[:SHOWN]:
@@ -2019,6 +2302,9 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     parser.add_argument(
         "--key", action="append", default=[], metavar="PREFIX=KEYID", help="a key that was confirmed on another channel"
     )
+    parser.add_argument(
+        "--witness", action="append", default=[], metavar="KEY", help="a witness's key, confirmed on another channel"
+    )
     parser.add_argument("--receipt", metavar="HEX", help="one receipt in detail: the beginning of its digest")
     parser.add_argument("--json", action="store_true", help="one JSON document a line")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes; as many as there are processors, if left out")
@@ -2027,6 +2313,10 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         told = _keys(chosen.key)
     except Malformed as error:
         parser.error(f"--key: {error}")
+    try:
+        witnesses = [read_witness(each.strip()) for each in chosen.witness]
+    except Malformed as error:
+        parser.error(f"--witness: {error}")
     wanted = (chosen.receipt or "").lower()
     doubtful: list[Finding] = []
     matches: list[Finding] = []
@@ -2045,7 +2335,7 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
 
     try:
         with open(chosen.file, "rb") as file:
-            report = verify(file, told, each, chosen.jobs)
+            report = verify(file, told, each, chosen.jobs, witnesses)
     except OSError as error:
         sys.stderr.write(f"Error: {safe(chosen.file)}: {error.strerror}\n")
         return OTHERWISE

@@ -246,6 +246,7 @@ def encode_members(members: list[Member], registries: list[Address]) -> bytes:
                 suspended=member.suspended_at is not None,
                 suspended_at=member.suspended_at or 0,
                 reason=member.reason,
+                mirror=member.mirror,
             )
             for member in members
         ],
@@ -265,6 +266,13 @@ def decode_membership_head(head: bytes) -> tuple[int, bytes]:
     if not 0 < message.version <= _MOST or len(message.members_sha256) != 32:
         raise InvalidInput("a membership head has a version and names a list")
     return message.version, message.members_sha256
+
+
+def decode_membership_statement(head: bytes) -> tuple[int, int, bytes, bytes]:
+    """Version, time, SHA-256 of the list, and the fingerprint of the league that it is meant for."""
+    version, members_sha256 = decode_membership_head(head)
+    message = parse(organization_pb2.MembershipHead, head)
+    return version, _time(message.issued_at, "issued_at"), members_sha256, message.league
 
 
 def decode_membership(head: bytes, members: bytes) -> tuple[Membership, bytes]:
@@ -287,6 +295,7 @@ def decode_membership(head: bytes, members: bytes) -> tuple[Membership, bytes]:
                     member.organization_version,
                     member.suspended_at if member.suspended else None,
                     member.reason,
+                    member.mirror,
                 )
                 for member in listed.members
             },
@@ -295,6 +304,11 @@ def decode_membership(head: bytes, members: bytes) -> tuple[Membership, bytes]:
         ),
         message.league,
     )
+
+
+def decode_registries(members: bytes) -> tuple[Address, ...]:
+    """The registry's addresses, of a serialized MemberList: the first are those to prefer."""
+    return tuple(Address.parse(address) for address in parse(organization_pb2.MemberList, members).registries)
 
 
 def encode_pass(statement: Pass) -> bytes:
@@ -318,7 +332,11 @@ def decode_pass(data: bytes) -> Pass:
 
 def encode_renewal(renewal: Renewal) -> bytes:
     return organization_pb2.Renewal(
-        prefix=str(renewal.prefix), league=renewal.league, issued_at=renewal.issued_at, csr=renewal.csr
+        prefix=str(renewal.prefix),
+        league=renewal.league,
+        issued_at=renewal.issued_at,
+        csr=renewal.csr,
+        server=renewal.server,
     ).SerializeToString()
 
 
@@ -329,6 +347,7 @@ def decode_renewal(data: bytes) -> Renewal:
         _digest(message.league, "the league's fingerprint"),
         _time(message.issued_at, "issued_at"),
         message.csr,
+        message.server,
     )
 
 
@@ -596,12 +615,22 @@ def resolution_to_message(resolution: Resolution) -> registry_pb2.Resolution:
 def outcome_from_message(message: registry_pb2.PublishOutcome) -> PublishOutcome:
     # A code of a later version of the agreement: nothing is lost by sending the envelope again.
     code = _OUTCOME_IN.get(message.code, OutcomeCode.TRY_AGAIN)
-    return PublishOutcome(message.digest, code, message.message)
+    return PublishOutcome(message.digest, code, message.message, message.wait_seconds, message.pause)
 
 
 def outcome_to_message(outcome: PublishOutcome) -> registry_pb2.PublishOutcome:
-    return registry_pb2.PublishOutcome(digest=outcome.digest, code=_OUTCOME_OUT[outcome.code], message=outcome.message)
+    return registry_pb2.PublishOutcome(
+        digest=outcome.digest,
+        code=_OUTCOME_OUT[outcome.code],
+        message=outcome.message,
+        wait_seconds=outcome.wait,
+        pause=outcome.pause,
+    )
 
 
 def change_from_message(message: registry_pb2.Change) -> Change:
+    if message.HasField("envelope") == bool(message.certificate):
+        raise InvalidInput("a change is an envelope or a certificate")
+    if message.certificate:
+        return Change(message.position, None, message.certificate)
     return Change(message.position, envelope_from_message(message.envelope))

@@ -15,9 +15,9 @@ from hanse.v1 import registry_pb2
 
 def shown_from_message(message: registry_pb2.Log) -> Shown:
     """The note is not verified yet."""
-    if message.since > MOST_LEAVES:
+    if max(message.since, message.until) > MOST_LEAVES:
         raise InvalidInput("a log's size is larger than any log's")
-    return Shown(message.checkpoint, message.since, _hashes(message.consistency))
+    return Shown(message.checkpoint, message.since, _hashes(message.consistency), message.until)
 
 
 def inclusion_from_message(message: registry_pb2.Inclusion) -> Inclusion:

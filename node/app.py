@@ -9,7 +9,9 @@ of the audit, and who ends leases.
 
 import contextlib
 import os
+import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -38,7 +40,7 @@ from hanse.rpc import server as rpc_server
 from hanse.rpc import tls
 from hanse.rpc.allocation import keep_large_buffers
 from hanse.vault.vault import Vault
-from node import config, observe, own_policies, rotate
+from node import config, observe, own_policies, rotate, witness
 from node.audit import Audit
 from node.catalog import CATALOG
 from node.config import Config
@@ -46,6 +48,8 @@ from node.deliveries import Deliveries
 from node.grants import Grants
 from node.leases import Leases
 from node.members import Members
+from node.monitor import Monitor
+from node.monitoring import Monitoring
 from node.observe import Metrics
 from node.own_policies import OwnPolicies
 from node.policy import Policies
@@ -56,6 +60,8 @@ from node.service import NodeService
 from node.settling import Settling
 from node.storage.audit import move
 from node.storage.catalog import CatalogStorage
+from node.storage.monitor import FILE as MONITOR
+from node.storage.monitor import MonitorStorage
 from node.streams import Streams, Watchdog
 
 HOLDER = "hanse serve"
@@ -71,8 +77,11 @@ log = structlog.get_logger("hanse.node")
 class Daemon:
     """One node's daemon. ``start`` once, ``stop`` once; the home is locked in between."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time, witness: Address | None = None) -> None:
+        """``witness``: where to cosign the registry's log, instead of what node.toml says."""
         self._folder = folder
+        self._witness = witness
+        self.witnessing: Address | None = None
         self._clock = clock
         self._opened = contextlib.ExitStack()
         self._stop = threading.Event()
@@ -158,6 +167,7 @@ class Daemon:
         upkeep.first.wait(_FIRST_MEMBERSHIP_SECONDS)
         address = self._listen()
         self._observe()
+        self._cosign()
         self._readdress(address)
         self._run("publisher", lambda: self.publisher.run(self._stop))
         self._run("policies", lambda: self._every(1.0, lambda: self.own_policies.look(self.policies.take)))
@@ -166,6 +176,8 @@ class Daemon:
         self._run("leases", lambda: self._every(1.0, self.leases.look, at_once=True))
         retrying = Retrying(lambda: self.resolver, self.evidence)
         self._run("settling", lambda: self._every(_SIGNING_SECONDS, retrying.look))
+        if self.config.monitor:
+            self._run("monitor", self._monitor())
         self._run("watchdog", lambda: self._every(Watchdog.LOOK_SECONDS, Watchdog(self.streams).look))
         log.info("node.listening", address=str(address), prefix=str(self.identity.prefix))
         return address
@@ -233,6 +245,20 @@ class Daemon:
         if nodes != record.nodes:
             rotate.readdress(self.identity, self.storage, replace(record, nodes=nodes), int(self._clock()))
             log.info("node.readdressed", address=str(address))
+
+    def _cosign(self) -> None:
+        address = self._witness or self.config.witness
+        if address is not None:
+            found = witness.Witness.open(self.identity.home, self.identity, self._clock)
+            self.witnessing, end = witness.serve(found, address)
+            self._opened.callback(end)
+
+    def _monitor(self) -> Callable[[], None]:
+        storage = MonitorStorage.open(self.identity.home / MONITOR)
+        self._opened.callback(storage.close)
+        monitor = Monitor(lambda: self.identity, lambda: self.league, self.known, self.storage, storage, self._clock)
+        look = Monitoring(monitor, self._stop).look
+        return lambda: self._every(float(limits.MEMBERSHIP_REFRESH), look, at_once=True)
 
     def _contact(self) -> str:
         envelope = self.storage.organization()
@@ -373,27 +399,54 @@ def _announce(address: Address) -> None:
 
 
 def serve(
-    folder: Path, *, announce: Callable[[Address], None] = _announce, clock: Callable[[], float] = time.time
+    folder: Path,
+    *,
+    announce: Callable[[Address], None] = _announce,
+    clock: Callable[[], float] = time.time,
+    witness: Address | None = None,
 ) -> int:
     """Runs the daemon in the main thread until SIGTERM or SIGINT; a second one ends it at once. Returns 0."""
     observe.configure_logs(Config.load(folder / config.FILE).log_level)
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(1)  # what was acknowledged is durable already
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        daemon = Daemon(folder, clock)
+    with _asked_to_end() as wait:
+        daemon = Daemon(folder, clock, witness)
         address = daemon.start()
         try:
+            if daemon.witnessing is not None:
+                sys.stdout.write(f"witness at http://{daemon.witnessing}\n")
             announce(address)
-            stop.wait()
+            wait()
         finally:
             daemon.stop()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return 0
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[Callable[[], None]]:
+    """Yields what returns once a signal has come that asks to end; the second ends the process at once.
+
+    The system may hand a signal to any thread. Python's handlers wait for the main thread, and a signal that another
+    took does not wake it from a lock; but whichever took it writes to the wakeup descriptor.
+    """
+    asked = False
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(1)  # what was acknowledged is durable already
+        asked = True
+
+    def wait() -> None:
+        while not asked:
+            select.select((woken,), (), ())
+
+    woken, wake = socket.socketpair()
+    with woken, wake:
+        wake.setblocking(False)
+        wakeup = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        handlers = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield wait
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)

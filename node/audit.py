@@ -48,8 +48,8 @@ class Audit:
         self._thread = threading.Thread(target=self._write_meanwhile, name="audit", daemon=True)
         self._thread.start()
 
-    def decided(self, decision: Decided, also: Also | None = None) -> Ticket:
-        """Returns when the row is durable, and what ``also`` changes with it.
+    def decided(self, decision: Decided, also: Also | None = None, served: int = 0) -> Ticket:
+        """Returns when the row is durable, and what ``also`` changes with it. ``served``: bytes, if that is known.
 
         Raises StorageFailed, NoSpace, or what ``also`` raises: then there is no row, and nothing may be served.
         """
@@ -57,11 +57,11 @@ class Audit:
         def record(change: Change) -> int:
             if also is not None:
                 also(change)
-            return rows.insert(change.connection, decision, change.append(Kind.DECISION, decision.payload))
+            return rows.insert(change.connection, decision, change.append(Kind.DECISION, decision.payload), served)
 
         if self._closed:
             raise StorageFailed("the node is stopping")
-        ticket = Ticket(self._evidence.change(record))
+        ticket = Ticket(self._evidence.change(record), served, served)
         if decision.allowed:
             with self._lock:
                 self._running.add(ticket)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hanse import limits
+from hanse.client import witnesses
+from hanse.cosigning import Policy
 from hanse.errors import HomeUnusable, InvalidInput
 from hanse.files import storage_errors, write_durably
 from hanse.model.address import Address
@@ -30,7 +32,9 @@ class Config:
     """``drain_seconds``: what running streams get when the daemon stops; streams and calls: see hanse.limits.
 
     ``receipts`` false: what is served is signed by nobody. ``owed_bytes_per_peer``: who was served more than that
-    without signing for it is refused; None is without a limit.
+    without signing for it is refused; None is without a limit. ``monitor`` false: the registry's log is not followed
+    by the daemon; `hanse monitor` does it. ``witness``: where the daemon cosigns the registry's log for whoever asks;
+    ``witnesses``: who must have cosigned it, see hanse.client.witnesses.
     """
 
     listen: Address = Address("127.0.0.1", 0)
@@ -45,6 +49,9 @@ class Config:
     receipts: bool = True
     owed_bytes_per_peer: int | None = None
     sign_alone_after_seconds: int = limits.HALF_AFTER
+    monitor: bool = True
+    witness: Address | None = None
+    witnesses: Policy = Policy()
 
     @classmethod
     def load(cls, path: Path) -> "Config":
@@ -92,14 +99,14 @@ class Config:
         return self.advertise or (self.listen if self.listen.port else None)
 
     def save(self, path: Path) -> None:
-        """Writes what differs from the defaults. Raises NoSpace, HomeUnusable, StorageFailed."""
+        """Writes what differs from the defaults, but for the witnesses. Raises NoSpace, HomeUnusable, StorageFailed."""
         write_durably(path, self.to_text().encode(), 0o600)
 
     def to_text(self) -> str:
         lines = [
             f"{field.name} = {_toml(value)}\n"
             for field in fields(self)
-            if (value := getattr(self, field.name)) != getattr(Config(), field.name)
+            if (value := getattr(self, field.name)) != getattr(Config(), field.name) and field.name != "witnesses"
         ]
         return "".join(lines)
 
@@ -166,4 +173,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "receipts": _boolean,
     "owed_bytes_per_peer": _number(0, 1 << 62),
     "sign_alone_after_seconds": _number(0, 86_400),
+    "monitor": _boolean,
+    "witness": _address,
+    "witnesses": witnesses.parse,
 }

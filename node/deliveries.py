@@ -101,15 +101,24 @@ class Deliveries:
         self._open: dict[tuple[str, bytes], _Shared] = {}
 
     def serving(
-        self, peer: Prefix, id: bytes, version: StoredVersion, held: Used | None, units: Iterable[Unit]
+        self,
+        peer: Prefix,
+        id: bytes,
+        version: StoredVersion,
+        held: Used | None,
+        units: Iterable[Unit],
+        *,
+        at_once: bool = False,
     ) -> "Serving":
         """One stream of a delivery; an empty ``id`` is a delivery of its own. To be left at the end.
 
-        Reads the first units. Raises InvalidInput, and what ``units`` raises.
+        ``at_once``: of one window, counted as served when it is opened, and given back if it could not be. Reads the
+        first units. Raises InvalidInput, and what ``units`` raises.
         """
         if id and len(id) != NONCE_BYTES:
             raise InvalidInput(f"a delivery is named by {NONCE_BYTES} bytes")
-        return Serving(self, str(peer), id or secrets.token_bytes(NONCE_BYTES), version, held, iter(units))
+        name = id or secrets.token_bytes(NONCE_BYTES)
+        return Serving(self, str(peer), name, version, held, iter(units), at_once=at_once)
 
     def is_open(self, row: Row) -> bool:
         """Whether a stream of it is running."""
@@ -140,10 +149,14 @@ class Serving:
         version: StoredVersion,
         held: Used | None,
         units: Iterator[Unit],
+        *,
+        at_once: bool = False,
     ) -> None:
+        self._at_once = at_once
         self._deliveries, self._version, self._held, self._units = deliveries, version, held, units
         self._windows: deque[_Window] = deque()  # counted, and not known to be served whole
         self._done: tuple[Delivered, ...] = ()
+        self._before: tuple[Delivered, ...] = ()  # it ended
         self._reserved = self._sent = 0  # bytes of this stream
         self._first = self._take()
         self._left = False
@@ -166,6 +179,10 @@ class Serving:
             receipt = wire_papers.decode_receipt(row.delivered)
             shared.receipt, shared.served, shared.size = receipt, receipt.delivered, row.size + row.reserved
         self._reserve(change, self._first, int(new))
+        if self._at_once:
+            self._sent = self._reserved
+            self._end()
+        self._write(change)
 
     def pieces(self) -> Iterator[Piece]:
         """What is to be read, each only when it is counted. Raises UsedUp, Revoked, DeliveryClosed, StorageFailed."""
@@ -189,6 +206,20 @@ class Serving:
         """So many bytes go out."""
         self._sent += length
 
+    @property
+    def size(self) -> int:
+        """Bytes that are known to be served when it is opened."""
+        return self._first.length if self._at_once else 0
+
+    def give_back(self, change: Change) -> None:
+        """Nothing of what was counted as served at once could be."""
+        shared = self._shared
+        if self._held is not None:
+            papers.use(change.connection, self._held.digests, 0, -self._sent)
+        shared.size -= self._sent
+        shared.served = self._before
+        self._write(change)
+
     def close(self, change: Change) -> None:
         """Keeps what was served, gives back what was not."""
         shared = self._shared
@@ -196,10 +227,15 @@ class Serving:
             return
         if self._held is not None:
             papers.use(change.connection, self._held.digests, 0, self._sent - self._reserved)
+        self._end()
+        self._write(change)
+
+    def _end(self) -> None:
+        shared = self._shared
+        self._before = shared.served
         shared.served = completed([*shared.served, *self._served()], shared.counts)
         shared.size += self._sent
         shared.open.discard(self)
-        self._write(change)
 
     def leave(self, *, failed: bool = False) -> None:
         """After ``close`` was submitted, or with ``failed`` when ``open`` was not committed. Twice does no harm."""
@@ -258,6 +294,7 @@ class Serving:
         if table.state(change.connection, shared.id, ours=False, peer=shared.peer) is State.SETTLED:
             raise DeliveryClosed("this delivery is settled: a fetch of more is another delivery")
         self._reserve(change, window, 0)
+        self._write(change)
 
     def _reserve(self, change: Change, window: _Window, fetches: int) -> None:
         """Counts a window. When it is refused, or its commit fails, the stream ends."""
@@ -274,7 +311,6 @@ class Serving:
         self._windows.append(window)
         while len(self._windows) > 1 and self._windows[0].end <= self._sent:
             self._done = completed([*self._done, *self._windows.popleft().parts], shared.counts)
-        self._write(change)
 
     def _write(self, change: Change) -> None:
         """The row as it is: what was served, and what is counted ahead as if it were."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from hanse import limits, trust
 from hanse.client.identity import IDENTITY_KEY, MARKER, MEMBER_CERTIFICATE, NODE_CERTIFICATE, TLS_KEY, Identity
 from hanse.client.league import League
+from hanse.client.reaching import reach
 from hanse.client.resolve import Resolver
 from hanse.client.storage.known import FILE as KNOWN
 from hanse.client.storage.known import Known
@@ -44,6 +45,8 @@ from hanse.rpc.channel import unverified_certificate
 from node.catalog import CATALOG, Catalog
 from node.own_policies import FOLDER, read
 from node.storage.catalog import CatalogStorage
+from node.storage.monitor import FILE as MONITOR
+from node.storage.monitor import MonitorStorage
 
 PROBE_TIMEOUT = 5.0  # seconds: a person waits for it
 LITTLE_SPACE = 1 << 30  # bytes: a warning
@@ -188,7 +191,7 @@ class _Examination:
     def run(self, target: Prefix | Identifier | None) -> Iterator[Finding]:
         yield from _each("certificate", self._certificate)
         yield from _each("cache", self._cache)
-        with contextlib.closing(League(self._identity, self._clock)) as league:
+        with contextlib.closing(reach(self._identity, self._clock)) as league:
             yield from _each("registry", lambda: self._registry(league))
             if self._membership is not None:
                 yield from _each("standing", self._standing)
@@ -197,6 +200,7 @@ class _Examination:
             yield from _each("sources", self._sources)
             yield from _each("outbox", self._outbox)
             yield from _each("policies", self._policies)
+            yield from _each("monitor", self._monitor)
             if target is not None:
                 yield from _each("target", lambda: self._target(league, target))
 
@@ -220,25 +224,24 @@ class _Examination:
             yield _ok("certificate", f"valid for {_span(left)}")
 
     def _registry(self, league: League) -> Iterator[Finding]:
-        addresses = ", ".join(map(str, self._identity.registries))
         try:
             head, members = league.get_membership()
         except NotAuthenticated as error:
-            yield _ok("registry", f"answers at {addresses}")
+            yield _ok("registry", f"answers at {league.answered}")
             if "clock" in str(error):
                 yield _fail("clock", str(error), "set this machine's clock (NTP)", NotAuthenticated)
             else:
                 yield _fail("registry", str(error), "if the key was rotated, let `hanse serve` publish it", type(error))
             return
         except NotPermitted as error:
-            yield _ok("registry", f"answers at {addresses}")
+            yield _ok("registry", f"answers at {league.answered}")
             yield _fail("standing", str(error), "ask the registry's operator", type(error))
             return
         except Unreachable as error:
-            yield self._why_unreachable(error)
+            yield self._why_unreachable(error, league.addresses)
             return
         self._membership = trust.membership(head, members, self._identity.authority, now=_ANY_TIME)
-        yield _ok("registry", f"it is the league's, and answers at {addresses}")
+        yield _ok("registry", f"it is the league's, and answers at {league.answered}")
         ahead = self._membership.issued_at - int(self._clock())
         if ahead > limits.CLOCK_SKEW:
             yield _fail("clock", f"this machine is {_span(ahead)} behind the registry", "set the clock (NTP)")
@@ -247,8 +250,8 @@ class _Examination:
         else:
             yield _ok("clock", f"agrees with the registry's to {limits.CLOCK_SKEW} s")
 
-    def _why_unreachable(self, error: Unreachable) -> Finding:
-        for address in self._identity.registries:
+    def _why_unreachable(self, error: Unreachable, addresses: Iterable[Address]) -> Finding:
+        for address in addresses:
             try:
                 shown = tls.read_certificate(tls.from_pem(unverified_certificate(address, PROBE_TIMEOUT)))
             except (Unreachable, InvalidInput):
@@ -304,6 +307,16 @@ class _Examination:
             return
         if count:
             yield _ok("policies", f"{count} of your own, as the schema wants them")
+
+    def _monitor(self) -> Iterator[Finding]:
+        """Only when there is something: what the monitor has found is no reason why nothing works."""
+        if not (self._home / MONITOR).exists():
+            return
+        with contextlib.closing(MonitorStorage.open(self._home / MONITOR)) as storage:
+            found = storage.findings()
+        if found:
+            text = f"{len(found)} done in your name in the registry's log that this home did not sign off"
+            yield _fail("monitor", text, "`hanse monitor` says what, and what to do", VerificationFailed)
 
     def _own_node(self) -> Iterator[Finding]:
         if self._own is None:

@@ -17,6 +17,7 @@ from typing import Protocol
 from hanse import trust, wire
 from hanse import wire_papers as papers
 from hanse.client.durable import rename_new
+from hanse.client.identity import authority_bytes
 from hanse.client.storage.known import Known
 from hanse.errors import (
     AlreadyExists,
@@ -41,6 +42,7 @@ from hanse.model.papers import AccessRequest, Deletion, Denial, Grant, Receipt, 
 from hanse.storage.database import Connection, transaction
 from node.progress import Meter, Report
 from node.storage.catalog import CatalogStorage
+from node.storage.monitor import MonitorStorage
 
 Paper = AccessRequest | Denial | Grant | Revocation | Deletion | Receipt
 DECODERS: dict[str, Callable[[bytes], Paper]] = {
@@ -64,12 +66,13 @@ class Histories(Protocol):
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the parts of a file come from. ``registry`` None: nobody is asked."""
+    """Where the parts of a file come from. ``registry`` None: nobody is asked; ``monitor`` None: nothing was found."""
 
     evidence: Evidence
     catalog: CatalogStorage
     known: Known
     registry: Histories | None
+    monitor: MonitorStorage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +245,8 @@ def _write(write: Callable[[bytes], object], sources: Sources, selection: Select
             lines.add("peer-checkpoint", {"prefix": prefix, "note": each.note, "seen_at": each.at})
         for fork in forks:
             lines.add("fork", {"prefix": fork.prefix, "first": fork.first, "second": fork.second, "seen_at": fork.at})
+        if selection.everything:
+            _write_registry(lines, sources)
         lines.end(identity.prefix, identity.signing_key)
     meter.show(at_once=True)
     return Exported(
@@ -433,6 +438,38 @@ def _write_leaves(lines: Lines, connection: Connection, size: int) -> None:
             first = leaf.position + 1 - len(hashes) // 32
             lines.add("leaves", {"first": first, "hashes": base64_text(bytes(hashes))})
             hashes.clear()
+
+
+def _write_registry(lines: Lines, sources: Sources) -> None:
+    """What the registry signed that contradicts itself, and what was found in its log."""
+    lies = sources.known.registry_lies()
+    findings = sources.monitor.findings(dismissed=True) if sources.monitor else []
+    if lies or findings:
+        home = sources.evidence.identity().home
+        lines.add("authority", {"authority": base64_text(authority_bytes(home))})
+    for key in sorted({key for lie in lies for key in lie.witnesses}):
+        lines.add("witness", {"key": key})
+    for lie in lies:
+        proof = base64_text(lie.proof)
+        members: dict[str, Member] = {"first": lie.first, "second": lie.second, "proof": proof}
+        lines.add("registry-fork", {**members, "seen_at": lie.noticed_at})
+    for each in findings:
+        found = each.finding
+        lines.add(
+            "finding",
+            {
+                "what": found.kind.value,
+                "entry": found.position,
+                "text": found.what,
+                "content": base64_text(found.content),
+                "size": found.size,
+                "path": base64_text(found.path),
+                "note": found.note,
+                "consistency": base64_text(found.consistency),
+                "noticed_at": each.noticed_at,
+                "dismissed_at": each.dismissed_at or 0,
+            },
+        )
 
 
 def _write_papers(

@@ -88,8 +88,11 @@ class OwnPolicies:
 def files(folder: Path) -> list[Path]:
     """By name; none where there is no such folder."""
     with storage_errors(str(folder)):
-        # Not by glob(), to which a folder that cannot be read is an empty one.
-        return sorted(each for each in folder.iterdir() if each.suffix == ".cedar") if folder.exists() else []
+        # Not by glob() or exists(), to which a folder that cannot be read is an empty one.
+        try:
+            return sorted(each for each in folder.iterdir() if each.suffix == ".cedar")
+        except FileNotFoundError:
+            return []
 
 
 def read(folder: Path) -> tuple[CedarPolicy, ...]:

@@ -103,12 +103,27 @@ class _Prepared:
         )
 
 
+class _Own:
+    """The owner's own policies by whom and what they concern: of a thousand, mostly a few concern one question."""
+
+    def __init__(self, policies: Sequence[CedarPolicy]) -> None:
+        self.policies = tuple(policies)
+        self._numbers: dict[tuple[str | None, str | None], list[int]] = {}
+        for number, each in enumerate(self.policies):
+            self._numbers.setdefault((each.principal, each.resource), []).append(number)
+
+    def concerning(self, principal: str, resource: str) -> list[CedarPolicy]:
+        """In their order."""
+        scopes = itertools.product((None, principal), (None, resource))
+        return [self.policies[number] for number in sorted(n for scope in scopes for n in self._numbers.get(scope, ()))]
+
+
 class Policies:
     """Decides. Any thread may ask; ``take`` puts the owner's own policies in force from the next question on."""
 
     def __init__(self, own: Sequence[CedarPolicy] = (), report: Callable[[str], None] = lambda _: None) -> None:
         """``report`` is told, in words for the owner's log, of policies that could not be evaluated."""
-        self._own = tuple(own)
+        self._own = _Own(own)
         self._report = report
         self._lock = threading.Lock()
         self._prepared: OrderedDict[object, _Prepared] = OrderedDict()
@@ -116,12 +131,12 @@ class Policies:
     def take(self, own: Sequence[CedarPolicy]) -> None:
         """The owner's own policies, all of them; they were checked (node.own_policies)."""
         with self._lock:
-            self._own = tuple(own)
+            self._own = _Own(own)
             self._prepared.clear()
 
     @property
     def own(self) -> tuple[CedarPolicy, ...]:
-        return self._own
+        return self._own.policies
 
     def decide(self, asked: Asked, terms: Terms | None, *, owner: Prefix, unlisted: bool) -> Decision:
         """``terms`` None: there is no such object. The owner itself is not bound by its own policies."""
@@ -188,12 +203,13 @@ class Policies:
                 self._prepared.move_to_end(key)
         if found is not None and found.is_of(terms, chain, owner):
             return found
-        # The owner's own first: where several forbid, hers is the one that is named.
         chosen = [
             each
-            for each in (*own, *compile_terms(terms, asked.id), *compile_grants(chain, names, asked.id))
+            for each in (*compile_terms(terms, asked.id), *compile_grants(chain, names, asked.id))
             if each.concerns(principal, resource)
         ]
+        # The owner's own first: where several forbid, hers is the one that is named.
+        chosen = [*own.concerning(principal, resource), *chosen]
         made = _Prepared(
             cedarpy.PolicySet.from_str("".join(each.text for each in chosen)),
             cedarpy.Entities.from_json_str(json.dumps([_entity(resource, terms, owner, unlisted)])),

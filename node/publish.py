@@ -1,7 +1,8 @@
 """Sends what waits in the outbox to the registry until it is acknowledged, for as long as that takes.
 
 The rule it keeps: an acknowledged change was durable here before it was sent and is durable there before it leaves the
-outbox; sending a thing twice does no harm. The order of an object's versions is kept: one at a time of each.
+outbox; sending a thing twice does no harm. The order of an object's versions is kept: one at a time of each. A registry
+that says how long to wait is not asked before.
 
     Publisher(storage, league, identity).run(stop)
 """
@@ -25,6 +26,7 @@ from node.storage.outbox import ORGANIZATION, Waiting
 
 POLL_SECONDS = 0.5
 LONGEST_WAIT = 60.0
+LONGEST_TOLD = 240.0  # seconds that a registry is obeyed: less than the outbox takes for a clock that was wrong
 log = structlog.get_logger("hanse.node.publish")
 
 
@@ -44,6 +46,7 @@ class Publisher:
         self._organization_acknowledged = organization_acknowledged
         self._clock = clock
         self._soon = threading.Event()
+        self._paused_until = 0.0  # of the monotonic clock: the registry takes nothing of ours before
 
     def hurry(self) -> None:
         """There is a reason to think that it will succeed now: waits for nothing. From any thread."""
@@ -51,20 +54,27 @@ class Publisher:
 
     def run(self, stop: threading.Event) -> None:
         """Until told to stop. After a failure it waits 1 to 60 s, less if there is something new to send."""
-        failures, newest_tried, wait_until = 0, 0, 0.0
+        failures, newest_tried, wait_until, returns = 0, 0, 0.0, 0
         while not stop.wait(POLL_SECONDS):
+            if self.paused:
+                continue
             try:
                 waiting = self._storage.outbox.pending(limits.BATCH)
                 newest = max((each.seq for each in waiting), default=0)
-                is_early = time.monotonic() < wait_until and not self._soon.is_set()
+                is_back = self._soon.is_set() or self._league().returns != returns
+                is_early = time.monotonic() < wait_until and not is_back
                 if not waiting or (is_early and newest <= newest_tried):
                     continue
-                newest_tried = newest
-                if self._soon.is_set():
+                newest_tried, returns = newest, self._league().returns
+                if is_back:
                     failures = 0  # the first attempt may still meet the connection that failed
                     self._soon.clear()
                 sent = self._send(waiting)
-                while sent and not stop.is_set() and (waiting := self._storage.outbox.pending(limits.BATCH)):
+                while (
+                    sent
+                    and not (stop.is_set() or self.paused)
+                    and (waiting := self._storage.outbox.pending(limits.BATCH))
+                ):
                     sent = self._send(waiting)
                 failures = 0
             except HanseError as error:
@@ -79,18 +89,28 @@ class Publisher:
         while waiting := self._storage.outbox.pending(limits.BATCH):
             sent = self._send(waiting)
             total += sent
-            if not sent:
+            if not sent or self.paused:
                 break
         return total
+
+    @property
+    def paused(self) -> bool:
+        """The registry said that nothing more is accepted now."""
+        return time.monotonic() < self._paused_until
 
     def _send(self, waiting: list[Waiting]) -> int:
         """One batch. Returns how many were acknowledged; raises Unreachable and the like after marking the oldest."""
         waiting = self._signed_by_current_key(waiting)
         acknowledged: list[int] = []
+        put_off: dict[tuple[str, float], list[int]] = {}
         try:
             outcomes = self._league().publish(each.envelope for each in waiting)
             for each, outcome in zip(waiting, outcomes, strict=False):
-                if self._settle(each, outcome):
+                if outcome.digest != each.envelope.digest:
+                    raise VerificationFailed("the registry acknowledged something else than what was sent to it")
+                if outcome.code is OutcomeCode.TRY_AGAIN and outcome.wait:
+                    put_off.setdefault((outcome.message, self._told_to_wait(outcome)), []).append(each.seq)
+                elif self._settle(each, outcome):
                     acknowledged.append(each.seq)
                     if len(acknowledged) % limits.BATCH == 0:
                         self._storage.outbox.acknowledged_all(acknowledged[-limits.BATCH :])
@@ -101,15 +121,22 @@ class Publisher:
             raise
         finally:
             self._storage.outbox.acknowledged_all(acknowledged)
+            for (why, wait), seqs in put_off.items():
+                self._storage.outbox.put_off(seqs, why, int(self._clock() + wait))
+                log.warning("publish.waits", count=len(seqs), why=why, wait_seconds=wait)
             if acknowledged:
                 log.info("publish.acknowledged", count=len(acknowledged))
         if any(each.key == ORGANIZATION and each.seq in acknowledged for each in waiting):
             self._organization_acknowledged()
         return len(acknowledged)
 
+    def _told_to_wait(self, outcome: PublishOutcome) -> float:
+        wait = min(LONGEST_TOLD, float(outcome.wait))
+        if outcome.pause:
+            self._paused_until = max(self._paused_until, time.monotonic() + wait)
+        return wait
+
     def _settle(self, each: Waiting, outcome: PublishOutcome) -> bool:
-        if outcome.digest != each.envelope.digest:
-            raise VerificationFailed("the registry acknowledged something else than what was sent to it")
         match outcome.code:
             case OutcomeCode.ACCEPTED:
                 return True

@@ -37,12 +37,12 @@ def rotate(identity: Identity, storage: CatalogStorage, clock: Callable[[], floa
     Raises Conflict, HomeUnusable, NoSpace, StorageFailed.
     """
     # Only here: every command that opens the home imports this module, and few of them need gRPC.
-    from hanse.client.league import League
+    from hanse.client.reaching import reach
     from node.publish import Publisher
 
     after = change_key(identity, storage, clock)
     # A daemon that runs publishes it as well; twice does no harm.
-    with League(after, clock) as league, contextlib.suppress(HanseError):
+    with reach(after, clock) as league, contextlib.suppress(HanseError):
         Publisher(storage, lambda: league, lambda: after, clock=clock).drain()
     settle(identity.home, storage)
     return Identity.load(identity.home)

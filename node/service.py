@@ -6,6 +6,7 @@ The rules it keeps: a method without a declared policy is not served; to whoever
 exist; no other exception than ours reaches a peer, and ours say nothing private.
 """
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,6 +56,7 @@ from node.storage.catalog import CatalogStorage, ServedElement, StoredVersion, W
 from node.streams import Piece, Stream, Streams
 
 _MOST = (1 << 63) - 1  # what the catalog's integers hold
+_FETCH = "fetch"
 _DIGEST_BYTES = 32
 _WHY: dict[type[HanseError], str] = {
     UsedUp: "the grant is used up",
@@ -190,7 +192,7 @@ class NodeService(grpc.GenericRpcHandler):
             if call.stream is not None:
                 self._streams.close(call.stream)
             if call.ticket is not None:
-                self._audit.finish(call.ticket, call.serving.close if call.serving is not None else None)
+                self._audit.finish(call.ticket, call.after)
             if call.serving is not None:
                 call.serving.leave()
             self._metrics.call(operation, "OK" if outcome is None else outcome.status)
@@ -234,14 +236,35 @@ class NodeService(grpc.GenericRpcHandler):
 
     def _describe(self, data: bytes, call: "_Call") -> Iterator[bytes]:
         request = wire.parse(node_pb2.DescribeRequest, data)
-        granted = self._decide(request.id, request.version, request.grant, call)
+        most = min(request.content_bytes, limits.SMALL_CONTENT_BYTES)
+        whole = node_pb2.Span(element=0, elements=1)
+
+        def begin(granted: Granted) -> Iterator[Unit]:
+            return self._units(granted, (whole,))
+
+        def is_small(version: StoredVersion) -> bool:
+            if not 0 < version.total_bytes <= most or version.element_count != 1 or version.page_count != 1:
+                return False
+            element = next(self._storage.elements(version, 0, 1), None)
+            return element is not None and element.length <= element.chunk_size
+
+        asked = None
+        if most and not (request.no_pages or request.first_page):
+            asked = _Asked(request.delivery, begin, is_small, at_once=True)
+        granted = self._decide(request.id, request.version, request.grant, call, asked)
         version = granted.version
         assert version.manifest is not None  # noqa: S101 - only a tombstone has none, and _decide refuses that
-        yield node_pb2.DescribeResponse(
+        message = node_pb2.DescribeResponse(
             record=wire.envelope_to_message(version.record),
             manifest=wire.envelope_to_message(version.manifest),
             salt=version.salt,
-        ).SerializeToString()
+        )
+        if call.operation == _FETCH:
+            assert asked is not None  # noqa: S101 - only then it became one
+            message.content, message.page = self._small_content(granted, call, asked)
+            yield message.SerializeToString()
+            return
+        yield message.SerializeToString()
         if request.no_pages:
             return
         for number in range(request.first_page, version.page_count):
@@ -249,6 +272,25 @@ class NodeService(grpc.GenericRpcHandler):
             if page is None:
                 raise SourceChanged(_replaced(granted))
             yield self._counted(call, node_pb2.DescribeResponse(page=page).SerializeToString(), len(page))
+
+    def _small_content(self, granted: Granted, call: "_Call", asked: "_Asked") -> tuple[bytes, bytes]:
+        """The bytes and the only page, which were counted as served."""
+        serving, ticket = call.serving, call.ticket
+        assert ticket is not None  # noqa: S101 - it was decided
+        pieces = serving.pieces() if serving else (u.piece for u in asked.begin(granted) if u.piece is not None)
+        try:
+            with Opener(granted.wrapped.source) as opener, self._sources(granted):
+                content = streams.gathered(pieces, opener)
+            page = self._storage.page(granted.version, 0)
+            if page is None:
+                raise SourceChanged(_replaced(granted))
+            granted.stream.moved(len(content))
+        except HanseError:
+            ticket.served, call.after = 0, serving.give_back if serving else None
+            raise
+        ticket.served = len(content)  # of what is no delivery, too
+        self._metrics.served(len(content))
+        return content, page
 
     def _hashes(self, data: bytes, call: "_Call") -> Iterator[bytes]:
         request = wire.parse(node_pb2.HashesRequest, data)
@@ -279,22 +321,27 @@ class NodeService(grpc.GenericRpcHandler):
         serving = call.serving
         pieces = serving.pieces() if serving else (u.piece for u in begin(granted) if u.piece is not None)
         stream = granted.stream
-        with Opener(granted.wrapped.source) as opener:
-            try:
-                for message, length in streams.frames(
-                    pieces,
-                    opener,
-                    lambda: stream.next_size(self._streams.message_bytes()),
-                ):
-                    self._counted(call, message, length)
-                    if serving is not None:
-                        serving.sent(length)
-                    yield message
-            except SourceChanged:
-                raise SourceChanged(
-                    f"source changed since version {granted.version.version} of {granted.wrapped.id}; "
-                    "ask the owner to run hanse refresh"
-                ) from None
+        with Opener(granted.wrapped.source) as opener, self._sources(granted):
+            for message, length in streams.frames(
+                pieces,
+                opener,
+                lambda: stream.next_size(self._streams.message_bytes()),
+            ):
+                self._counted(call, message, length)
+                if serving is not None:
+                    serving.sent(length)
+                yield message
+
+    @contextlib.contextmanager
+    def _sources(self, granted: Granted) -> Iterator[None]:
+        """Says of what the source is no longer the source."""
+        try:
+            yield
+        except SourceChanged:
+            raise SourceChanged(
+                f"source changed since version {granted.version.version} of {granted.wrapped.id}; "
+                "ask the owner to run hanse refresh"
+            ) from None
 
     def _counted(self, call: "_Call", message: bytes, length: int) -> bytes:
         assert call.stream is not None and call.ticket is not None  # noqa: S101, PT018 - it was decided
@@ -333,14 +380,20 @@ class NodeService(grpc.GenericRpcHandler):
         except NotPermitted as error:
             self._record(call, "", text, number, False, error.reason)
             raise
+        wrapped = self._storage.object(identifier) if identifier.prefix == self._prefix else None
+        version = self._storage.version(identifier, number or (wrapped.current_version if wrapped else 1))
+        if asked is not None and call.operation != _FETCH:
+            # With its content it is a fetch, judged and counted as one.
+            if wrapped is not None and version is not None and asked.is_one(version):
+                call.operation = _FETCH
+            else:
+                asked = None
         call.stream = self._streams.open(
             call.peer,
             call.context.cancel,
             lambda: self._objection(identifier, call.peer, call.key_digest, call.operation, digest),
             (identifier, call.peer, call.key_digest, call.operation, digest),
         )
-        wrapped = self._storage.object(identifier) if identifier.prefix == self._prefix else None
-        version = self._storage.version(identifier, number or (wrapped.current_version if wrapped else 1))
         refusal, why, held = self._refusal(identifier, wrapped, caller, call.operation, digest)
         if refusal is None and version is None:
             refusal, why = NotFound(f"there is no version {number} of {identifier}"), "no such version"
@@ -359,18 +412,21 @@ class NodeService(grpc.GenericRpcHandler):
             return granted
         try:
             units = asked.begin(granted)
-            serving = self._deliveries.serving(caller.prefix, asked.delivery, version, held, units)
+            serving = self._deliveries.serving(
+                caller.prefix, asked.delivery, version, held, units, at_once=asked.at_once
+            )
         except HanseError:
             call.ticket = self._record(call, key_id, text, exact, True, why)
             raise
         try:
-            call.ticket = self._record(call, key_id, text, exact, True, why, serving.open)
+            call.ticket = self._record(call, key_id, text, exact, True, why, serving.open, serving.size)
         except HanseError as error:
             serving.leave(failed=True)
             if isinstance(error, NotPermitted | InvalidInput):
                 self._record(call, key_id, text, exact, False, _WHY.get(type(error), "not a delivery"))
             raise
         call.serving = serving
+        call.after = None if asked.at_once else serving.close
         return granted
 
     def _refusal(
@@ -431,10 +487,20 @@ class NodeService(grpc.GenericRpcHandler):
             return error
 
     def _record(
-        self, call: "_Call", key_id: str, text: str, version: int, allowed: bool, why: str, also: Also | None = None
+        self,
+        call: "_Call",
+        key_id: str,
+        text: str,
+        version: int,
+        allowed: bool,
+        why: str,
+        also: Also | None = None,
+        served: int = 0,
     ) -> Ticket:
         return self._audit.decided(
-            Decided(str(call.peer), key_id, text, version, call.operation, allowed, why, int(self._clock())), also
+            Decided(str(call.peer), key_id, text, version, call.operation, allowed, why, int(self._clock())),
+            also,
+            served,
         )
 
     def _health(self, data: bytes, context: Any) -> bytes:
@@ -460,6 +526,7 @@ class _Call:
         self.stream: Stream | None = None
         self.ticket: Ticket | None = None
         self.serving: Serving | None = None
+        self.after: Also | None = None  # what changes when it ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,6 +535,8 @@ class _Asked:
 
     delivery: bytes
     begin: Callable[[Granted], Iterator[Unit]]
+    is_one: Callable[[StoredVersion], bool] = lambda _: True
+    at_once: bool = False
 
 
 def _check_span(span: node_pb2.Span, element_count: int) -> None:

@@ -129,11 +129,12 @@ class Settling:
             if whole.payload == paper.envelope.payload:
                 return whole
             return "another receipt of this delivery was signed already"
-        why = self._objection(paper, row, change.now)
-        return why or self._sign(change, row, paper)
+        served = wire_papers.decode_receipt(row.delivered)
+        why = self._objection(paper, row, served, change.now)
+        return why or self._sign(change, row, paper, self._weigh(served) or 0)
 
-    def _objection(self, claim: _Claim, row: Row, now: int) -> str:
-        receipt, served = claim.receipt, wire_papers.decode_receipt(row.delivered)
+    def _objection(self, claim: _Claim, row: Row, served: Receipt, now: int) -> str:
+        receipt = claim.receipt
         if (receipt.id.key, receipt.version, receipt.record) != (row.object, row.version, served.record):
             return "the delivery was of another object, version or record than the receipt says"
         if receipt.grant != row.grant:
@@ -153,12 +154,12 @@ class Settling:
             return "the times are not those of the delivery: is your clock right?"
         return ""
 
-    def _sign(self, change: Change, row: Row, claim: _Claim) -> Envelope:
+    def _sign(self, change: Change, row: Row, claim: _Claim, served: int) -> Envelope:
+        """``served``: bytes."""
         half = claim.envelope
         ours = sign(PayloadType.RECEIPT, half.payload, self._evidence.identity().acknowledged_key)
         whole = Envelope(half.payload_type, half.payload, (*half.signatures, *ours.signatures))
         encoded = wire.encode_envelope(whole)
-        served = self._served_bytes(row)
         row.state, row.receipt, row.receipt_digest = State.SETTLED, encoded, whole.digest
         row.claimed = claim.receipt.unique_bytes
         # A reader that ends a stream leaves what was under way unread: within a window that is nobody's debt.

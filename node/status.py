@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hanse import limits, wire
+from hanse.client import lies
 from hanse.client.identity import MARKER, REMEDY, Identity
 from hanse.client.league import League
+from hanse.client.log import RegistryLog
 from hanse.client.resolve import Resolver
 from hanse.client.storage import known
-from hanse.client.storage.known import Known
+from hanse.client.storage.known import Known, RegistryLie
 from hanse.errors import HanseError
 from hanse.evidence import peers
 from hanse.evidence.evidence import Evidence
@@ -30,6 +32,9 @@ from hanse.model.keys import KeyId
 from node.catalog import CATALOG
 from node.own_policies import FOLDER, read
 from node.storage.catalog import CatalogStorage
+from node.storage.monitor import FILE as MONITOR
+from node.storage.monitor import MonitorStorage, Reported
+from node.witness import Witnessed, witnessed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,38 @@ class Debt:
 
 
 @dataclass(frozen=True, slots=True)
+class Lied:
+    """Checkpoints of the registry's log that contradict each other, or are not proved to be one log.
+
+    ``proof`` and ``witnesses``: see RegistryLie. ``forked``: it is proved that no log can have both. ``two_faced``: who
+    signed two histories then.
+    """
+
+    first: str
+    second: str
+    proof: bytes
+    what: str
+    noticed_at: int
+    witnesses: tuple[str, ...]
+    forked: bool
+    two_faced: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Times ``_at`` and ``_until`` in Unix seconds, ages in seconds. ``address``: where others look for the node.
 
-    ``registry_error`` is empty when the registry answered just now. ``suspended`` is None while that is not known.
+    ``registries``: its addresses and its mirrors', of which ``registry_address`` answered just now, unless
+    ``registry_error`` says why not. ``suspended`` is None while that is not known.
     ``own_policies`` is None while ``policies_problem`` says what is wrong: then those taken before are in force.
     ``daemon`` is the process id of ``hanse serve``, None if it does not run. ``log_entries``: in our own log, of which
     ``log_losses`` says who has seen more than there was; ``forks``: checkpoints of peers that contradict each other.
+    ``registry_lies``: checkpoints of the registry's log that contradict each other, and nobody has
+    accepted it. ``monitored`` entries of the
+    registry's log were followed, of ``monitored_of`` that were seen; ``findings``: what was done in our name there that
+    this home did not sign off, and was not dismissed.
+    ``witness``: what this home cosigned, None if it never was a witness; ``witnesses_required`` of ``witnesses`` must
+    have cosigned the registry's log.
     ``receipts_waiting``: signed by us only, for what we fetched; ``owed``: what peers have not signed for.
     """
 
@@ -76,6 +106,7 @@ class Status:
     league: str
     league_fingerprint: str
     registries: tuple[Address, ...]
+    registry_address: Address | None
     registry_error: str
     registry_answered_at: int | None
     membership_age: int | None
@@ -92,8 +123,15 @@ class Status:
     log_entries: int
     log_losses: tuple[Lost, ...]
     forks: tuple[Fork, ...]
+    registry_lies: tuple[Lied, ...]
+    monitored: int
+    monitored_of: int
+    findings: tuple[Reported, ...]
     receipts_waiting: int
     owed: tuple[Debt, ...]
+    witness: Witnessed | None
+    witnesses_required: int
+    witnesses: tuple[str, ...]
 
 
 def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
@@ -106,14 +144,17 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
         opened.callback(storage.close)
         seen = opened.enter_context(contextlib.closing(Known.open(home / known.FILE)))
         league = opened.enter_context(League(identity, clock))
-        membership, error = None, ""
+        outbox = _outbox(storage)  # first: what does not wait any more, the log that is seen below has
+        membership, error, resolver = None, "", Resolver(identity, seen, league, clock)
         try:
-            membership = Resolver(identity, seen, league, clock).membership(max_age=0)
+            membership = resolver.membership(max_age=0)
         except HanseError as failure:
             error = str(failure)
         kept = seen.membership()
         answered_at = kept.checked_at if kept else None
-        if not error and (answered_at is None or answered_at < now):
+        if not error and resolver.unconfirmed:
+            error = resolver.unconfirmed
+        elif not error and (answered_at is None or answered_at < now):
             error = "the registry does not answer: what was last known of the members still serves"
         member = membership.members.get(identity.prefix) if membership else None
         own = storage.organization()
@@ -121,13 +162,16 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
         record = wire.decode_organization(own.payload) if own else None
         own_policies, policies_problem = _own_policies(home)
         evidence = opened.enter_context(Evidence.open(identity, clock))
+        monitor = opened.enter_context(contextlib.closing(MonitorStorage.open(home / MONITOR)))
+        log = RegistryLog(identity.authority, seen, clock).seen()
         return Status(
             prefix=identity.prefix,
             key_id=identity.signing_key.public.key_id,
             key_change_pending=identity.previous_key is not None,
             league=identity.authority.display_name or str(identity.authority.root),
             league_fingerprint=identity.authority.fingerprint.hex(),
-            registries=identity.registries,
+            registries=league.addresses,
+            registry_address=league.answered,
             registry_error=error,
             registry_answered_at=answered_at,
             membership_age=None if answered_at is None else max(0, now - answered_at),
@@ -138,15 +182,27 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
             daemon=home.holder(),
             objects=sum(not each.withdrawn for each in objects),
             withdrawn=sum(each.withdrawn for each in objects),
-            outbox=_outbox(storage),
+            outbox=outbox,
             own_policies=own_policies,
             policies_problem=policies_problem,
             log_entries=evidence.size(),
             log_losses=peers.losses(evidence),
             forks=peers.forks(evidence),
+            registry_lies=tuple(_lied(each) for each in seen.registry_lies() if each.accepted_at is None),
+            monitored=monitor.state().size,
+            monitored_of=log.checkpoint.size if log else 0,
+            findings=tuple(monitor.findings()),
             receipts_waiting=_receipts_waiting(evidence),
             owed=_owed(evidence),
+            witness=witnessed(home, identity),
+            witnesses_required=identity.witnesses.require,
+            witnesses=tuple(each.name for each in identity.witnesses.keys),
         )
+
+
+def _lied(lie: RegistryLie) -> Lied:
+    told = (lie.first, lie.second, lie.proof, lie.what, lie.noticed_at, lie.witnesses)
+    return Lied(*told, lies.is_fork(lie), lies.two_faced(lie))
 
 
 def _receipts_waiting(evidence: Evidence) -> int:

@@ -70,6 +70,20 @@ class _Reader:
             self._opened = None
 
 
+def gathered(pieces: Iterable[Piece], opener: Opener) -> bytes:
+    """All of them, which together are small. Raises SourceChanged."""
+    content, reader = bytearray(), _Reader(opener)
+    try:
+        for piece in pieces:
+            start = len(content)
+            content += bytes(piece.length)
+            with memoryview(content) as view, view[start:] as target:
+                reader.read(piece, target)
+    finally:
+        reader.close()
+    return bytes(content)
+
+
 def frames(pieces: Iterable[Piece], opener: Opener, size: Callable[[], int]) -> Iterator[tuple[bytes, int]]:
     """Serialized FetchResponses, each with the number of data bytes in it. ``size`` is asked before each.
 

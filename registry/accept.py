@@ -27,11 +27,16 @@ class Code(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one envelope; ``message`` says what to do when it was not accepted."""
+    """What became of one envelope; ``message`` says what to do when it was not accepted.
+
+    ``wait`` is seconds after which to try again, ``pause`` that nothing else of the sender's is taken before.
+    """
 
     digest: bytes
     code: Code
     message: str = ""
+    wait: int = 0
+    pause: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Answers that were given before: what Resolve sends for an object, as bytes.
 
-The rule it keeps: an entry goes before the new version is acknowledged. All methods are for one thread, the event
-loop's; the writer's thread only asks the loop to forget. Bounded in entries and bytes; the oldest goes first.
+The rule it keeps: an entry goes before the new version is acknowledged here, and soon after it was by another
+process: a client that was told a newer one there asks for a proof, which never comes from here. All methods are for
+one thread, the event loop's; the writer's thread only asks the loop to forget. Bounded in entries and bytes; the
+oldest goes first.
 
 Why: SQLite answers in 7 microseconds, but gives the interpreter away at every step, and getting it back from
 gRPC's own threads costs ten times as much.
@@ -37,6 +39,11 @@ class Answers:
         """They have a newer version."""
         for key in keys:
             self._bytes -= len(self._kept.pop(key, b""))
+
+    def forget_all(self) -> None:
+        """Somebody else stored something."""
+        self._kept.clear()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)

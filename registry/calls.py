@@ -17,6 +17,7 @@ import structlog
 from hanse.errors import HanseError, NoSpace, NotPermitted, StorageFailed, Unreachable
 from hanse.rpc.status import abort_async
 from hanse.v1 import registry_pb2
+from registry.figures import Durations
 from registry.passes import Caller, Passes
 from registry.service import Service
 
@@ -45,19 +46,24 @@ POLICIES: Mapping[str, Policy] = {
     "GetCheckpoint": Policy.MEMBERS,
 }
 
+_STREAMS = ("Publish", "Watch")
+
 
 class Calls:
-    """Wraps a Service's methods into gRPC handlers; counts calls by method and status."""
+    """Wraps a Service's methods into gRPC handlers; counts calls by method and status, and how long they took."""
 
     def __init__(self, service: Service, passes: Passes, policies: Mapping[str, Policy] = POLICIES) -> None:
-        self._service = service
+        self.service = service
         self._passes = passes
         self._policies = policies
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.open: Counter[str] = Counter(dict.fromkeys(_STREAMS, 0))
+        # Of calls with one answer, those that failed too; of publishing, see Service.
+        self.durations = {name: Durations() for name in policies if name not in _STREAMS}
 
     def handler(self) -> grpc.GenericRpcHandler:
         """For ``add_generic_rpc_handlers``."""
-        service = self._service
+        service = self.service
         quick = {
             "GetAuthority": service.get_authority,
             "GetMembership": service.get_membership,
@@ -65,7 +71,11 @@ class Calls:
             "Resolve": service.resolve,
             "GetCheckpoint": service.get_checkpoint,
         }
+        slow: dict[str, Callable[[bytes], Awaitable[bytes]]]
         slow = {"Join": service.join, "Renew": service.renew, "Search": service.search}
+        if service.distant:
+            # They wait for the database: in a thread, while the loop answers what is remembered.
+            slow |= {name: self._elsewhere(name, quick.pop(name)) for name in list(quick) if name != "GetAuthority"}
         handlers = {}
         for method in SERVICE.methods:
             name = method.name
@@ -81,19 +91,41 @@ class Calls:
                 handlers[name] = grpc.unary_stream_rpc_method_handler(self._stream(name, service.watch))
         return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
+    def _elsewhere(self, name: str, method: Callable[[bytes], bytes]) -> Callable[[bytes], Awaitable[bytes]]:
+        service = self.service
+
+        async def call(request: bytes) -> bytes:
+            kept = service.kept(request) if name == "Resolve" else None
+            return await service.log.read(method, request) if kept is None else kept
+
+        return call
+
+    async def _admit(self, metadata: Any) -> Caller:
+        """Another process may have let the caller in, or taken its new key, just now: then the members are others."""
+        try:
+            return self._passes.check(metadata)
+        except NotPermitted:
+            if not await self.service.look_again():
+                raise
+        return self._passes.check(metadata)
+
     def _quick(self, name: str, method: Callable[[bytes], bytes]) -> Callable[..., Awaitable[Any]]:
         """For what takes microseconds: no second coroutine, which would cost more than the call."""
         members_only = self._policies[name] is Policy.MEMBERS
-        check, counts, done = self._passes.check, self.counts, (name, "OK")
+        check, look, counts, done = self._passes.check, self.service.look_at_members, self.counts, (name, "OK")
+        took, now = self.durations[name].add, time.perf_counter
 
         async def call(request: bytes, context: Any) -> Any:
+            started = now()
             try:
                 if members_only:
-                    check(context.invocation_metadata())
+                    check(context.invocation_metadata(), look)
                 answer = method(request)
             except Exception as error:  # noqa: BLE001 — every error ends here
+                took(now() - started)
                 return await self._fail(name, error, context)
             counts[done] += 1
+            took(now() - started)
             return answer
 
         return call
@@ -105,11 +137,13 @@ class Calls:
             started = time.perf_counter()
             try:
                 if members_only:
-                    self._passes.check(context.invocation_metadata())
+                    await self._admit(context.invocation_metadata())
                 answer = await method(request)
             except Exception as error:  # noqa: BLE001 — every error ends here
+                self.durations[name].add(time.perf_counter() - started)
                 return await self._fail(name, error, context)
             self.counts[name, "OK"] += 1
+            self.durations[name].add(time.perf_counter() - started)
             _log.debug("call", method=name, milliseconds=round(1000 * (time.perf_counter() - started), 1))
             return answer
 
@@ -117,12 +151,15 @@ class Calls:
 
     def _stream(self, name: str, method: Callable[[Any, Caller], AsyncIterator[bytes]]) -> Callable[..., Any]:
         async def call(request: Any, context: Any) -> AsyncIterator[bytes]:
+            self.open[name] += 1
             try:
-                caller = self._passes.check(context.invocation_metadata())
+                caller = await self._admit(context.invocation_metadata())
                 async for answer in method(request, caller):
                     yield answer
             except Exception as error:  # noqa: BLE001 — every error ends here
                 await self._fail(name, error, context)
+            finally:
+                self.open[name] -= 1
             self.counts[name, "OK"] += 1
 
         return call

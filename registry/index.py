@@ -15,7 +15,7 @@ import binascii
 import hmac
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -38,7 +38,7 @@ _ASCII_WORDS = re.compile(r"[a-z0-9]+")
 _PREFIX_CHARACTERS = 3  # a shorter last word is meant as it is
 
 TEXT_COLUMNS = ("title", "description", "subjects", "creators")
-WEIGHTS = (10.0, 2.0, 5.0, 3.0, 0.0)  # of those, and of the facets
+WEIGHTS = (10.0, 2.0, 5.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,11 @@ class Document:
     subjects: str
     creators: str
     facets: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """In the order of TEXT_COLUMNS."""
+        return self.title, self.description, self.subjects, self.creators
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,7 @@ def _bare_media_type(text: str) -> str:
 
 
 # A token that nobody can ask for: no phrase goes from one subject into the next.
-_BETWEEN = " \u00a6 "
+BETWEEN = "\u00a6"
 
 EVERYTHING = _facet("record", "")
 
@@ -144,8 +149,8 @@ def document(record: ObjectRecord) -> Document:
     return Document(
         tokens(metadata.title),
         tokens(metadata.description),
-        _BETWEEN.join(tokens(each) for each in metadata.subjects),
-        _BETWEEN.join(tokens(each) for each in metadata.creators),
+        f" {BETWEEN} ".join(tokens(each) for each in metadata.subjects),
+        f" {BETWEEN} ".join(tokens(each) for each in metadata.creators),
         " ".join(facets),
     )
 
@@ -167,13 +172,41 @@ def ask(query: Query) -> Question:
     return Question(wanted, facets, query.issued_from, query.issued_until, sha256(repr(everything).encode()).digest())
 
 
-def expression(question: Question) -> str:
-    """The question in FTS5's syntax."""
+def ranked(question: Question, found: Iterable[tuple[int, Sequence[str]]]) -> list[int]:
+    """Positions of what matches, the best first; of equals the newest. ``found``: with the texts in their columns.
+
+    Each phrase counts as much as the column in which it is, and twice as much at the most if it is there often: the
+    length of a text does not matter, nor how frequent a word is in others, which would have to be counted.
+    """
+    wanted = [f" {'  '.join(each.tokens)}{'' if each.open_ended else ' '}" for each in question.phrases]
+    scores = []
+    for position, texts in found:
+        score = 0.0
+        for text, weight in zip(texts, WEIGHTS, strict=False):
+            spaced = f" {text} ".replace(" ", "  ")  # neighbours must not share one
+            for phrase in wanted:
+                count = spaced.count(phrase)
+                score += weight * count / (count + 1)
+        scores.append((-score, -position))
+    return [-position for _, position in sorted(scores)]
+
+
+def _phrase(phrase: Phrase, completions: Mapping[str, Sequence[str]]) -> str:
+    *whole, last = phrase.tokens
+    if not phrase.open_ended or last not in completions:
+        return f'"{" ".join(phrase.tokens)}"' + ("*" if phrase.open_ended else "")
+    return "(" + " OR ".join(f'"{" ".join((*whole, each))}"' for each in completions[last] or (last,)) + ")"
+
+
+def expression(question: Question, completions: Mapping[str, Sequence[str]]) -> str:
+    """The question in FTS5's syntax.
+
+    ``completions``: all words that begin with the last one of an open-ended phrase, for those of which they are few.
+    That takes no more time than a word does; for a beginning, FTS5 joins all that there is of every word.
+    """
     parts = []
     if question.phrases:
-        texts = " AND ".join(
-            '"' + " ".join(each.tokens) + '"' + ("*" if each.open_ended else "") for each in question.phrases
-        )
+        texts = " AND ".join(_phrase(each, completions) for each in question.phrases)
         parts.append(f"({{{' '.join(TEXT_COLUMNS)}}} : ({texts}))")
     facets = question.facets or (() if question.phrases else (EVERYTHING,))
     if facets:

@@ -27,7 +27,7 @@ from hanse.rpc import tls
 from hanse.trust import VerifiedOrganization
 from registry.members import League, Statements
 from registry.passes import refuse_suspended
-from registry.storage.base import Certificate, Storage, StoredInvitation, StoredOrganization, Writing
+from registry.storage.base import Certificate, Storage, StoredInvitation, StoredOrganization, Writing, transact
 
 _SAME_CERTIFICATE = 60  # seconds
 
@@ -43,6 +43,10 @@ class Issuer:
         """DER. Raises InvalidInput."""
         return tls.issue_member(self.key, self.authority.ca_certificate, request, self.authority.root, prefix, now)
 
+    def mirror_certificate(self, request: bytes, prefix: Prefix, now: int) -> bytes:
+        """DER. Raises InvalidInput."""
+        return tls.issue_mirror(self.key, self.authority.ca_certificate, request, self.authority.root, prefix, now)
+
 
 class Membership:
     """The changes of a league's membership."""
@@ -54,19 +58,31 @@ class Membership:
         self._clock = clock
 
     def invite(
-        self, prefix: Prefix, name: str, valid: int, registries: tuple[Address, ...], secret: bytes
+        self,
+        prefix: Prefix,
+        name: str,
+        valid: int,
+        registries: tuple[Address, ...],
+        secret: bytes,
+        *,
+        mirror: bool = False,
     ) -> Invitation:
-        """Raises InvalidInput for a prefix that is not under the root, AlreadyExists for one that is taken."""
+        """``mirror``: whoever joins mirrors this registry.
+
+        Raises InvalidInput for a prefix that is not under the root, AlreadyExists for one that is taken."""
         root = self._issuer.authority.root
         if not prefix.is_under(root):
             raise InvalidInput(
                 f"{prefix} is not under this registry's root {root}: invite {root}.{prefix}, for example"
             )
         now = int(self._clock())
-        with self._storage.writing() as writing:
+
+        def store(writing: Writing) -> None:
             if writing.member(prefix) is not None:
                 raise AlreadyExists(f"{prefix} is a member already: `hanse-registry orgs` lists all")
-            writing.put_invitation(_hash(secret), StoredInvitation(prefix, name, now + valid, None), now)
+            writing.put_invitation(_hash(secret), StoredInvitation(prefix, name, now + valid, None, mirror), now)
+
+        transact(self._storage, store)
         return Invitation(registries, prefix, secret, self._issuer.authority.fingerprint, now + valid, name)
 
     def join(self, secret: bytes, organization: Envelope, request: bytes) -> bytes:
@@ -80,7 +96,8 @@ class Membership:
         except VerificationFailed as error:
             raise InvalidInput(f"the organization record is not accepted: {error}") from None
         record = verified.record
-        with self._storage.writing() as writing:
+
+        def admit(writing: Writing) -> bytes:
             invitation = writing.invitation(_hash(secret))
             if invitation is None:
                 raise NotPermitted("this registry does not know the invitation: ask its operator for a new one")
@@ -91,28 +108,31 @@ class Membership:
             if invitation.spent_by is None:
                 if invitation.expires_at < now:
                     raise NotPermitted("the invitation has expired: ask the registry's operator for a new one")
-                self._admit(writing, verified, now)
+                self._admit(writing, verified, now, mirror=invitation.mirror)
                 writing.spend_invitation(_hash(secret), verified.digest, now)
             elif (member := writing.member(record.prefix)) is not None:
                 refuse_suspended(member)
             # Before the end of the transaction: nobody becomes a member without getting a certificate.
             return self._certify(writing, request, record, now)
 
-    def _certify(self, writing: Writing, request: bytes, record: OrganizationRecord, now: int) -> bytes:
+        return transact(self._storage, admit)
+
+    def _certify(
+        self, writing: Writing, request: bytes, record: OrganizationRecord, now: int, *, server: bool = False
+    ) -> bytes:
         """What was issued just before is given again: asking often must not make the log grow."""
         check_request(request, record)
         last = writing.newest_certificate(record.prefix)
-        if (
-            last is not None
-            and 0 <= now - last.issued_at < _SAME_CERTIFICATE
-            and tls.read_certificate(last.der).key_digest == tls.request_key_digest(request)
-        ):
-            return last.der
-        issued = self._issuer.member_certificate(request, record.prefix, now)
+        if last is not None and 0 <= now - last.issued_at < _SAME_CERTIFICATE:
+            before = tls.read_certificate(last.der)
+            if before.key_digest == tls.request_key_digest(request) and (before.mirror is not None) == server:
+                return last.der
+        issue = self._issuer.mirror_certificate if server else self._issuer.member_certificate
+        issued = issue(request, record.prefix, now)
         writing.put_certificate(Certificate(record.prefix, now, issued))
         return issued
 
-    def _admit(self, writing: Writing, verified: VerifiedOrganization, now: int) -> None:
+    def _admit(self, writing: Writing, verified: VerifiedOrganization, now: int, *, mirror: bool) -> None:
         record = verified.record
         if writing.member(record.prefix) is not None:
             raise AlreadyExists(f"{record.prefix} is a member already")
@@ -121,18 +141,25 @@ class Membership:
         check_endpoints(record)
         encoded = wire.encode_envelope(verified.envelope)
         writing.put_organization(record.prefix, StoredOrganization(1, verified.digest, encoded))
-        writing.put_member(Member(record.prefix, record.display_name, 1), now)
+        writing.put_member(Member(record.prefix, record.display_name, 1, mirror=mirror), now)
         self._statements.record_change(writing)
 
     def renew(self, renewal: Envelope, league: League) -> bytes:
-        """A fresh certificate, DER. Raises NotAuthenticated, Suspended, InvalidInput."""
+        """A fresh certificate, DER. Raises NotAuthenticated, Suspended, NotPermitted, InvalidInput."""
         now = int(self._clock())
         standing = league.standing(wire.decode_renewal(renewal.payload).prefix)
         record = standing.organization.record
         request = trust.renewal(renewal, record.current_key, self._issuer.authority.fingerprint, now=now)
         refuse_suspended(standing.member)
-        with self._storage.writing() as writing:
-            return self._certify(writing, request.csr, record, now)
+        if request.server and not standing.member.mirror:
+            raise NotPermitted(
+                f"{record.prefix} is no mirror of this registry: its operator invites one with `invite PREFIX --mirror`"
+            )
+
+        def certify(writing: Writing) -> bytes:
+            return self._certify(writing, request.csr, record, now, server=request.server)
+
+        return transact(self._storage, certify)
 
     def suspend(self, prefix: Prefix, reason: str) -> bool:
         """Whether it was not suspended before. Raises NotFound."""
@@ -143,15 +170,21 @@ class Membership:
         return self._set_standing(prefix, None, "")
 
     def _set_standing(self, prefix: Prefix, suspended_at: int | None, reason: str) -> bool:
-        with self._storage.writing() as writing:
+        changed = False
+
+        def change(writing: Writing) -> None:
+            nonlocal changed
             member = writing.member(prefix)
             if member is None:
                 raise NotFound(f"{prefix} is not a member: `hanse-registry orgs` lists all")
             if (member.suspended_at is None) == (suspended_at is None):
-                return False
+                return  # before, or by an attempt of which nobody knew whether it was stored
+            changed = True
             writing.put_member(replace(member, suspended_at=suspended_at, reason=reason), int(self._clock()))
             self._statements.record_change(writing)
-            return True
+
+        transact(self._storage, change)
+        return changed
 
     def follow(self, writing: Writing, organization: VerifiedOrganization) -> None:
         """Stores the next record of a member's chain, which was verified. Raises InvalidInput."""

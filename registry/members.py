@@ -4,20 +4,20 @@ A ``League`` is one state of the membership and never changes; a new one replace
 Nothing here decides about a call: registry.passes does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from hanse import wire
-from hanse.errors import NotAuthenticated
+from hanse.errors import NotAuthenticated, StorageFailed
 from hanse.model.address import Address
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Prefix
-from hanse.model.organization import Authority, Member
+from hanse.model.organization import Authority, Member, OrganizationRecord
 from hanse.signing import SigningKey, sign
 from hanse.transparency import membership_leaf
 from hanse.trust import VerifiedOrganization
-from registry.storage.base import Storage, Writing
+from registry.storage.base import Storage, StoredOrganization, Writing, transact
 
 # How old a statement may be that is given out again, in seconds: signing each call's own would cost a signature.
 HEAD_LIFE = 5
@@ -53,6 +53,15 @@ class League:
         return standing
 
 
+def addresses(
+    own: tuple[Address, ...], members: Iterable[Member], newest: Callable[[Prefix], OrganizationRecord]
+) -> list[Address]:
+    """Where members find the registry: at its own addresses, then at those of its mirrors in good standing."""
+    mirrors = (newest(each.prefix) for each in members if each.mirror and each.suspended_at is None)
+    served = (node.address for record in mirrors for node in record.nodes if node.address is not None)
+    return list(dict.fromkeys((*own, *served)))
+
+
 def load(storage: Storage, registries: tuple[Address, ...], before: League) -> League:
     """The state that is stored; decodes only what ``before`` has not."""
     version, members = storage.membership()
@@ -62,13 +71,19 @@ def load(storage: Storage, registries: tuple[Address, ...], before: League) -> L
         if known is not None and known.organization.record.version == member.organization_version:
             standings[member.prefix] = Standing(member, known.organization, known.framed)
             continue
-        newest = storage.organizations(member.prefix, member.organization_version - 1)[0]
+        chain = storage.organizations(member.prefix, member.organization_version - 1)
+        if not chain:
+            raise StorageFailed(
+                f"the newest record of {member.prefix} is missing: restore the database from your backup"
+            )
+        newest = chain[0]
         envelope = wire.decode_envelope(newest.envelope)
         # It was verified before it was stored.
         record = wire.decode_organization(envelope.payload)
         organization = VerifiedOrganization(record, envelope, newest.digest)
         standings[member.prefix] = Standing(member, organization, newest.envelope)
-    listed = wire.encode_members(members, list(registries))
+    known_at = addresses(registries, members, lambda prefix: standings[prefix].organization.record)
+    listed = wire.encode_members(members, known_at)
     digest = sha256(listed).digest()
     return League(version, standings, listed, digest, _logged(storage, version, digest))
 
@@ -85,11 +100,16 @@ class Statements:
     """Membership heads, signed with the registry's key."""
 
     def __init__(
-        self, key: SigningKey, authority: Authority, registries: tuple[Address, ...], clock: Callable[[], float]
+        self,
+        key: SigningKey,
+        authority: Authority,
+        registries: Callable[[], tuple[Address, ...]],
+        clock: Callable[[], float],
     ) -> None:
+        """``registries``: what members dial, mirrors apart, as the store has it now."""
         self.key = key
+        self.registries = registries
         self._authority = authority
-        self._registries = registries
         self._clock = clock
         self._given: tuple[League, float, Envelope] | None = None
 
@@ -102,17 +122,38 @@ class Statements:
 
     def catch_up(self, storage: Storage) -> None:
         """What is given out must be in the log, also when the registry's addresses are others than they were."""
-        version, members = storage.membership()
-        listed = sha256(wire.encode_members(members, list(self._registries))).digest()
-        if version and _logged(storage, version, listed) is None:
-            with storage.writing() as writing:
+        if not self._is_behind(storage):
+            return
+
+        def add(writing: Writing) -> None:
+            writing.head()  # from here on nobody else writes
+            if self._is_behind(storage):  # still: several processes start together
                 self.record_change(writing)
+
+        transact(storage, add)
+
+    def _is_behind(self, storage: Storage) -> bool:
+        version, members = storage.membership()
+        listed = self._listed(members, lambda prefix: storage.organizations(prefix, 0)[-1])
+        return bool(version) and _logged(storage, version, listed) is None
 
     def record_change(self, writing: Writing) -> None:
         """To be called in each transaction that altered the members: the new state becomes a change of its own."""
-        listed = sha256(wire.encode_members(writing.members(), list(self._registries))).digest()
+        listed = self._listed(writing.members(), writing.newest_organization)
         version = writing.next_membership_version()
         writing.put_membership(wire.encode_envelope(self._sign(version, listed)), membership_leaf(version, listed))
+
+    def _listed(self, members: list[Member], newest: Callable[[Prefix], StoredOrganization | None]) -> bytes:
+        """SHA-256 of the list."""
+
+        def record(prefix: Prefix) -> OrganizationRecord:
+            stored = newest(prefix)
+            if stored is None:
+                raise StorageFailed(f"the record of {prefix} is missing: `hanse-registry check`")
+            return wire.decode_organization(wire.decode_envelope(stored.envelope).payload)
+
+        known_at = addresses(self.registries(), members, record)
+        return sha256(wire.encode_members(members, known_at)).digest()
 
     def _sign(self, version: int, members_sha256: bytes) -> Envelope:
         head = wire.encode_membership_head(version, int(self._clock()), members_sha256, self._authority.fingerprint)

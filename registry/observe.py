@@ -6,7 +6,7 @@ record says, and of identifiers only where something is wrong with the registry 
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,6 +17,7 @@ from hanse.model.address import Address
 if TYPE_CHECKING:
     from registry.calls import Calls
     from registry.storage.base import Storage
+    from registry.witnesses import State
 
 
 class _Stderr:
@@ -29,14 +30,16 @@ class _Stderr:
         sys.stderr.flush()
 
 
-def start_log(*, debug: bool) -> None:
-    """To stderr: stdout belongs to the commands' results."""
+def start_log(*, debug: bool, worker: int | None = None) -> None:
+    """To stderr: stdout belongs to the commands' results. ``worker``: which of several processes this is."""
     terminal = sys.stderr.isatty()
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        processors.append(lambda _, __, event: event | {"worker": worker})
     if terminal:
         processors.append(structlog.dev.ConsoleRenderer())
     else:
@@ -53,26 +56,25 @@ def start_log(*, debug: bool) -> None:
     )
 
 
-def start_metrics(address: Address, calls: "Calls", storage: "Storage") -> Callable[[], None]:
-    """Serves ``/metrics``; what is returned ends it. Raises HomeUnusable, Conflict."""
+def start_metrics(
+    address: Address,
+    calls: "Calls",
+    storage: "Storage",
+    witnesses: "tuple[State, ...]" = (),
+    replication: Callable[[], dict[str, float]] | None = None,
+) -> Callable[[], None]:
+    """Serves ``/metrics``; what is returned ends it. ``replication``: of a mirror. Raises HomeUnusable, Conflict."""
     try:
-        from prometheus_client import CollectorRegistry, start_http_server
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+        from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+
+        from registry.exposing import Collector, Replication
     except ImportError:
         raise HomeUnusable("metrics need the extra: pip install 'hanse[metrics]', or remove `metrics`") from None
-
-    class Collector:
-        def collect(self) -> Iterator[Metric]:
-            counter = CounterMetricFamily("hanse_registry_calls", "Calls ended.", labels=("method", "status"))
-            for labels, count in calls.counts.copy().items():
-                counter.add_metric(labels, count)
-            yield counter
-            position = GaugeMetricFamily("hanse_registry_position", "Position of the newest change.")
-            position.add_metric((), storage.last_position())
-            yield position
-
     collectors = CollectorRegistry()
-    collectors.register(Collector())
+    collectors.register(Collector(calls, storage, witnesses))
+    if replication is not None:
+        collectors.register(Replication(replication))
+    ProcessCollector(registry=collectors)
     try:
         server, thread = start_http_server(address.port, address.host, collectors)
     except OSError as error:

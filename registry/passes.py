@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanse import limits, trust, wire
-from hanse.errors import InvalidInput, NotAuthenticated, Overloaded, Suspended
+from hanse.errors import InvalidInput, NotAuthenticated, NotPermitted, Overloaded, Suspended
 from hanse.model.identifier import Prefix
 from hanse.model.organization import Member
 from registry.members import League, Standing
@@ -67,14 +67,23 @@ class Passes:
         self._known = {}
         self._buckets = {prefix: bucket for prefix, bucket in self._buckets.items() if prefix in league.standings}
 
-    def check(self, metadata: Iterable[tuple[str, Any]] | None) -> Caller:
-        """Raises NotAuthenticated, Suspended, Overloaded."""
+    def check(self, metadata: Iterable[tuple[str, Any]] | None, look: Callable[[], bool] = lambda: False) -> Caller:
+        """``look`` has the members replaced if there are others by now, and says so.
+
+        Raises NotAuthenticated, Suspended, Overloaded.
+        """
         now = self._clock()
         for key, value in metadata or ():
             if key == METADATA_KEY:
                 caller = self._known.get(value)
                 if caller is None or now > caller.until:
-                    caller = self._verify(value, now)
+                    try:
+                        caller = self._verify(value, now)
+                    except NotPermitted:
+                        # Another process may have let it in, or taken its new key, just now.
+                        if not look():
+                            raise
+                        caller = self._verify(value, now)
                 if not caller.bucket.take(now):
                     raise Overloaded(
                         f"{caller.prefix} calls more than {self._rate:g} times a second: slow down, ask in batches"

@@ -2,12 +2,16 @@
 
 What it is not: gRPC. registry.calls decides who may call and turns errors into statuses.
 The rule it keeps: nothing here waits on the event loop for a disk write or for another process. Resolve and
-Watch read from the operating system's cache; everything longer runs in a thread.
+Watch read from the operating system's cache; everything longer runs in a thread. When the storage is distant, all
+reading is done by one thread of its own, in the order of the calls (``Log.read``), but for what is remembered.
+Whom nobody knows costs such a reading too, shared by all who are unknown at the time.
 """
 
 import array
 import asyncio
 import os
+import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import lru_cache
@@ -22,6 +26,7 @@ from registry import framing, index, members
 from registry.accept import Code, Outcome
 from registry.answers import Answers
 from registry.config import Config
+from registry.figures import Durations
 from registry.joining import Membership
 from registry.log import Log
 from registry.members import League, Statements
@@ -35,9 +40,10 @@ _WATCH_CHANGES, _WATCH_BYTES = 256, 512 * limits.KIB
 _WATCH_LOOK = 30.0  # seconds after which a watcher looks by itself
 _PUBLISH_AHEAD = 4  # messages of one stream that wait to be stored
 _PUBLISH_STREAMS, _PUBLISH_STREAMS_PER_MEMBER = 64, 4
-_PUBLISH_BYTES = 128 * limits.MIB  # of all streams that wait to be stored
+_PUBLISH_BYTES = 128 * limits.MIB  # of all streams that wait to be stored, and one message more of each sender
 _RANKINGS = 64  # searches whose order is remembered for their next pages
 _ANSWER_BYTES = limits.MESSAGE_BYTES - 4 * limits.ENVELOPE_BYTES  # a record and its owner's still fit after that
+_SEARCH_BYTES = limits.MESSAGE_BYTES - limits.KIB
 _RELOADS = 5  # until membership and log are of one moment
 _MOST = (1 << 63) - 1  # what the database's integers hold
 _IDENTIFIER_TEXT = limits.IDENTIFIER_BYTES + 16  # with a scheme in front
@@ -70,17 +76,15 @@ class Service:
         clock: Callable[[], float],
         page_secret: bytes,
         log: Log,
-        registries: tuple[object, ...] = (),
     ) -> None:
-        self._config = config
+        self.config = config
         self._authority = authority
         self._storage = storage
         self._membership = membership
         self._statements = statements
         self._passes = passes
         self._page_secret = page_secret
-        self._log = log
-        self._registries = registries
+        self.log = log
         self._root = f"{config.root}."
         self._referrals = {
             str(root): framing.field(
@@ -91,13 +95,20 @@ class Service:
         self._rankings: OrderedDict[tuple[bytes, int], array.array[int]] = OrderedDict()
         self._answers = Answers()
         self._publishing: Counter[Prefix] = Counter()
-        self._submitted = 0  # bytes
+        self._submitted: Counter[Prefix] = Counter()  # bytes
+        self._messages = 0
+        self.outcomes: Counter[Code] = Counter()
+        self.publishes = Durations()  # of a message, from when it was read to its outcomes
+        self._keeping = threading.Lock()
+        self._forgotten = 0  # times
         self._news = asyncio.Event()
+        self._this_look: asyncio.Future[None] | None = None
+        self._next_look: asyncio.Future[None] | None = None
         self._ended = False
         self._loop = asyncio.get_running_loop()
         self.league = League()
         self.reload()
-        self._writer = Writer(storage, membership, self, clock, threads=os.cpu_count() or 1)
+        self.writer = Writer(storage, membership, self, config.allowed, clock, threads=os.cpu_count() or 1)
         self._stamp = storage.stamp()
 
     # The state.
@@ -105,11 +116,10 @@ class Service:
     def reload(self) -> None:
         """Takes over the membership that is stored."""
         for _ in range(_RELOADS):
-            self.league = members.load(self._storage, self._registries, self.league)  # type: ignore[arg-type]
+            self.league = members.load(self._storage, self._statements.registries(), self.league)
             if self.league.position is not None or not self.league.version:
                 break
-            # Another process was quicker; or the operator's commands tell other addresses than were read at the start,
-            # which is rare enough for a write here.
+            # Another process was quicker; or the registry has other addresses since it was started.
             self._statements.catch_up(self._storage)
         self._passes.replace_league(self.league)
 
@@ -127,20 +137,51 @@ class Service:
         self._loop.call_soon_threadsafe(self._forget, keys)
 
     def _forget(self, keys: Collection[str]) -> None:
-        self._answers.forget(keys)
+        with self._keeping:
+            self._forgotten += 1
+            self._answers.forget(keys)
         self._tell()
 
-    def look(self) -> None:
-        """Notices what another process committed: the operator's commands."""
-        stamp = self._storage.stamp()
-        if stamp != self._stamp:
-            self._stamp = stamp
-            if self._storage.membership_version() != self.league.version:
-                self.reload()
+    async def look(self) -> None:
+        """Notices what other processes committed: those that serve beside this one, and the operator's commands."""
+        if await asyncio.to_thread(self._changed_elsewhere):
+            with self._keeping:
+                self._forgotten += 1
+                self._answers.forget_all()
             self._tell()
 
+    def _changed_elsewhere(self) -> bool:
+        stamp = self._storage.stamp()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self.look_at_members()
+        return True
+
+    def look_at_members(self) -> bool:
+        """Whether they are others than were known here. One small question to the database."""
+        if self._storage.membership_version() == self.league.version:
+            return False
+        self.reload()
+        return True
+
+    async def look_again(self) -> bool:
+        """Whether the members are others than when this was called. Whoever waits shares the next look."""
+        before = self.league
+        if self._next_look is None:
+            self._next_look = asyncio.ensure_future(self._look_after(self._this_look))
+        await asyncio.shield(self._next_look)
+        return self.league is not before
+
+    async def _look_after(self, last: "asyncio.Future[None] | None") -> None:
+        # One that began before the call may have missed what the call is about.
+        if last is not None:
+            await asyncio.wait([last])
+        self._this_look, self._next_look = self._next_look, None
+        await self.log.read(self.look_at_members)
+
     def _tell(self) -> None:
-        self._log.changed()
+        self.log.tell()
         self._news.set()
         self._news = asyncio.Event()
 
@@ -151,7 +192,24 @@ class Service:
 
     async def close(self) -> None:
         """Stores what was submitted. After that nothing may be called."""
-        await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self.writer.close)
+        self.log.close()
+
+    @property
+    def distant(self) -> bool:
+        """Whether reading waits for a network."""
+        return self._storage.distant
+
+    def kept(self, request: bytes) -> bytes | None:
+        """What ``resolve`` answers, if all of it is remembered."""
+        message = wire.parse(registry_pb2.ResolveRequest, request)
+        if message.prove or not 0 < len(message.ids) <= limits.BATCH:
+            return None
+        keys = [_key(text) for text in message.ids]
+        answers = [_INVALID if key is None else self._answers.get(key) for key in keys]
+        if None in answers or sum(map(len, answers)) > _ANSWER_BYTES:  # type: ignore[arg-type]
+            return None
+        return b"".join(answers) + (self._owners(keys) if message.with_organization else b"")  # type: ignore[arg-type]
 
     # Anybody's.
 
@@ -163,38 +221,41 @@ class Service:
         message = wire.parse(registry_pb2.JoinRequest, request)
         organization = wire.envelope_from_message(message.organization)
         certificate = await asyncio.to_thread(self._membership.join, message.secret, organization, message.csr)
-        self.look()
+        await self.look()
         return framing.field(1, certificate)
 
     async def renew(self, request: bytes) -> bytes:
         renewal = wire.envelope_from_message(wire.parse(registry_pb2.RenewRequest, request).renewal)
+        await self.look()  # by the newest key
         certificate = await asyncio.to_thread(self._membership.renew, renewal, self.league)
-        self.look()
+        await self.look()
         return framing.field(1, certificate)
 
     # Members'.
 
     def get_membership(self, request: bytes) -> bytes:
         message = wire.parse(registry_pb2.GetMembershipRequest, request)
+        self.look_at_members()  # another process may have told the caller of a newer version
         league = self.league
         answer = framing.field(1, wire.encode_envelope(self._statements.current(league)))
         if message.known_members_sha256 != league.members_sha256:
             answer += framing.field(2, league.members)
         if not message.with_checkpoint:
             return answer
-        size, log = self._log.shown(message.seen_size, league.position or 0)
+        size, log = self.log.shown(message.seen_size, league.position or 0)
         answer += framing.field(3, log)
         if league.position is not None:
-            answer += framing.field(4, self._log.inclusion(league.position, size))
+            answer += framing.field(4, self.log.inclusion(league.position, size))
         return answer
 
     def get_checkpoint(self, request: bytes) -> bytes:
-        return framing.field(1, self._log.shown(wire.parse(registry_pb2.GetCheckpointRequest, request).seen_size)[1])
+        message = wire.parse(registry_pb2.GetCheckpointRequest, request)
+        return framing.field(1, self.log.shown(message.seen_size, until=message.until_size)[1])
 
     def get_organization(self, request: bytes) -> bytes:
         message = wire.parse(registry_pb2.GetOrganizationRequest, request)
         prefix = Prefix.parse(message.prefix)
-        if prefix not in self.league.standings:
+        if prefix not in self.league.standings and not (self.look_at_members() and prefix in self.league.standings):
             raise NotFound(f"{prefix} is not a member of this league")
         answer: list[bytes] = []
         size = 0
@@ -242,7 +303,7 @@ class Service:
         prefixes = dict.fromkeys(key.partition("/")[0] for key in keys if key is not None and with_organization)
         owners = {prefix: self._storage.located_organization(Prefix(prefix)) for prefix in prefixes}
         places = [each[-1] for each in (*found.values(), *owners.values()) if each is not None]
-        size, log = self._log.shown(seen, max(places, default=0))
+        size, log = self.log.shown(seen, max(places, default=0))
         answer, length = [framing.field(3, log)], 0
         answered = set[str]()
         for key in keys:
@@ -250,11 +311,11 @@ class Service:
                 part = _INVALID if key is None else self._absent(key)
             else:
                 withdrawn, envelope, position = found[key]
-                part = framing.resolution(envelope, withdrawn, self._log.inclusion(position, size))
+                part = framing.resolution(envelope, withdrawn, self.log.inclusion(position, size))
             prefix = "" if key is None else key.partition("/")[0]
             owner = None if prefix in answered else owners.get(prefix)
             if owner is not None:
-                part += framing.field(2, owner[0]) + framing.field(4, self._log.inclusion(owner[1], size))
+                part += framing.field(2, owner[0]) + framing.field(4, self.log.inclusion(owner[1], size))
                 answered.add(prefix)
             length += len(part)
             if length > _ANSWER_BYTES and len(answer) > 1:
@@ -278,12 +339,15 @@ class Service:
         return [*answers[: len(keys)], *owners.values()]
 
     def _look_up(self, keys: Sequence[str]) -> dict[str, bytes]:
+        forgotten = self._forgotten
         found = {
             key: framing.resolution(envelope, withdrawn)
             for key, (withdrawn, envelope) in self._storage.resolve(keys).items()
         }
-        for key, answer in found.items():
-            self._answers.keep(key, answer)
+        with self._keeping:
+            if forgotten == self._forgotten:  # else it may be older than what was acknowledged meanwhile
+                for key, answer in found.items():
+                    self._answers.keep(key, answer)
         return found
 
     def _absent(self, key: str) -> bytes:
@@ -308,7 +372,7 @@ class Service:
         if query.page_token:
             page = index.read_page_token(query.page_token, question, self._page_secret)
         else:
-            page = index.Page(self._storage.last_position(), 0)
+            page = index.Page(await self.log.read(self._storage.last_position), 0)
         return await asyncio.to_thread(self._search, question, page, query.page_size)
 
     def _search(self, question: index.Question, page: index.Page, size: int) -> bytes:
@@ -325,14 +389,17 @@ class Service:
         answer: list[bytes] = []
         total = 0
         # A page is as long as asked for unless it would not fit in a message.
-        while end < len(ranking) and len(answer) < size:
-            envelopes = self._storage.records_at(ranking[end : end + 1])
-            if envelopes:
-                total += len(envelopes[0]) + 8
-                if total > limits.MESSAGE_BYTES - limits.KIB:
-                    break
-                answer.append(framing.field(1, envelopes[0]))
-            end += 1
+        while end < len(ranking) and len(answer) < size and total <= _SEARCH_BYTES:
+            some = ranking[end : end + size - len(answer)]  # one question, unless some were withdrawn since
+            envelopes = self._storage.records_at(some)
+            for position in some:
+                envelope = envelopes.get(position)
+                if envelope is not None:
+                    total += len(envelope) + 8
+                    if total > _SEARCH_BYTES:
+                        break
+                    answer.append(framing.field(1, envelope))
+                end += 1
         if end < len(ranking):
             token = index.page_token(index.Page(page.as_of, end), question, self._page_secret)
             answer.append(framing.field(2, token.encode()))
@@ -354,7 +421,8 @@ class Service:
             try:
                 async for request in requests:
                     self._passes.standing(caller)
-                    while self._submitted > _PUBLISH_BYTES:
+                    # One of whom nothing waits is let in, however much others have sent.
+                    while self._submitted.total() > _PUBLISH_BYTES and self._submitted[caller.prefix]:
                         await asyncio.sleep(0.01)  # the sender is not read meanwhile, and so has to wait
                     answer = self._submit(caller.prefix, request)
                     await waiting.put(answer)
@@ -377,15 +445,27 @@ class Service:
             reader.cancel()
 
     def _submit(self, sender: Prefix, request: bytes) -> asyncio.Future[list[Outcome]]:
-        answer = asyncio.wrap_future(self._writer.submit(sender, lambda: _envelopes(request)))
-        size = len(request)
-        self._submitted += size
+        answer = asyncio.wrap_future(self.writer.submit(sender, lambda: _envelopes(request)))
+        size, began = len(request), time.perf_counter()
+        self._submitted[sender] += size
+        self._messages += 1
 
-        def answered(_: object) -> None:
-            self._submitted -= size
+        def answered(future: asyncio.Future[list[Outcome]]) -> None:
+            self.publishes.add(time.perf_counter() - began)
+            if not (future.cancelled() or future.exception()):
+                self.outcomes.update(each.code for each in future.result())
+            self._messages -= 1
+            self._submitted[sender] -= size
+            if not self._submitted[sender]:
+                del self._submitted[sender]
 
         answer.add_done_callback(answered)
         return answer
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Messages and bytes that were read and are not answered yet."""
+        return self._messages, self._submitted.total()
 
     async def watch(self, request: bytes, caller: Caller) -> AsyncIterator[bytes]:
         message = wire.parse(registry_pb2.WatchRequest, request)
@@ -393,7 +473,11 @@ class Service:
         while not self._ended:
             self._passes.standing(caller)
             news = self._news
-            changes = self._storage.changes(after, _WATCH_CHANGES, _WATCH_BYTES, certificates=certificates)
+            changes = await self.log.read(
+                lambda after=after: self._storage.changes(
+                    after, _WATCH_CHANGES, _WATCH_BYTES, certificates=certificates
+                )
+            )
             if changes:
                 after = changes[-1].position
                 yield b"".join(framing.change(each.position, each.content, each.is_certificate) for each in changes)
@@ -419,7 +503,13 @@ def _envelope(message: envelope_pb2.Envelope) -> Envelope | Outcome:
 def _outcomes(outcomes: list[Outcome]) -> bytes:
     return registry_pb2.PublishResponse(
         outcomes=[
-            registry_pb2.PublishOutcome(digest=each.digest, code=each.code.value, message=each.message)  # type: ignore[arg-type]
+            registry_pb2.PublishOutcome(
+                digest=each.digest,
+                code=each.code.value,  # type: ignore[arg-type]
+                message=each.message,
+                wait_seconds=each.wait,
+                pause=each.pause,
+            )
             for each in outcomes
         ]
     ).SerializeToString()

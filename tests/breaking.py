@@ -139,7 +139,7 @@ class Slowed:
 
     def _watch(self) -> None:
         began, stopped = time.monotonic(), False
-        while not self._done.wait(0.002) and self._process.running:
+        while not self._done.wait(0.01) and self._process.running:
             ahead = self._steps() > self._rate * (time.monotonic() - began)
             if ahead != stopped:
                 self._process.send(signal.SIGSTOP if ahead else signal.SIGCONT)

@@ -1,5 +1,6 @@
 """Evidence files taken apart and put together again, by somebody who may hold a key or none."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -10,6 +11,9 @@ from hanse.evidence.lines import Lines, envelope_text
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Prefix
 from hanse.signing import SigningKey
+from node.catalog import CATALOG
+from node.storage.catalog import CatalogStorage
+from tests.simulator import Organization
 
 Line = dict[str, Any]
 
@@ -50,6 +54,14 @@ def verified(
     content = data.read_bytes() if isinstance(data, Path) else data
     report = verifier.verify(io.BytesIO(content), told or {}, lambda each: found.update({each.digest: each}), jobs)
     return report, found
+
+
+def as_its_own(home: Path, organization: Organization) -> Path:
+    """A simulated home, with the record of its own that an export rests on."""
+    with contextlib.closing(CatalogStorage.open(home / CATALOG)) as catalog:
+        for each in organization.history:
+            catalog.put_organization(each, organization.league.now, enqueued=False)
+    return home
 
 
 def whats(report: verifier.Report) -> list[str]:

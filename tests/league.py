@@ -80,7 +80,7 @@ class Registry:
 
         self._thread = threading.Thread(target=run, name="registry", daemon=True)
         self._thread.start()
-        assert ready.wait(20), "the registry did not start"
+        assert ready.wait(90), "the registry did not start"
         if self._failed:
             raise self._failed[0]
 
@@ -88,7 +88,7 @@ class Registry:
         """Gracefully, as SIGTERM does."""
         self._ended.set()
         if self._thread is not None:
-            self._thread.join(20)
+            self._thread.join(60)
             assert not self._thread.is_alive(), "the registry did not stop"
             self._thread = None
 
@@ -158,7 +158,7 @@ class Member:
             csr=tls.make_request(self.tls_key, self.prefix),
         )
         with raised():
-            self.certificate = self.stub.Join(request, timeout=20).certificate
+            self.certificate = self.stub.Join(request, timeout=60).certificate
         return self.certificate
 
     def sign_pass(self, *, now: int | None = None, life: int = 600, key: SigningKey | None = None) -> Envelope:
@@ -241,23 +241,23 @@ class Member:
             for message in messages
         )
         with raised():
-            answers = self.stub.Publish(requests, metadata=self.metadata, timeout=30)
+            answers = self.stub.Publish(requests, metadata=self.metadata, timeout=60)
             return [outcome for answer in answers for outcome in answer.outcomes]
 
     def resolve(self, *ids: str, with_organization: bool = False) -> registry_pb2.ResolveResponse:
         request = registry_pb2.ResolveRequest(ids=ids, with_organization=with_organization)
         with raised():
-            return self.stub.Resolve(request, metadata=self.metadata, timeout=20)
+            return self.stub.Resolve(request, metadata=self.metadata, timeout=60)
 
     def search(self, text: str = "", **filters: object) -> registry_pb2.SearchResponse:
         request = registry_pb2.SearchRequest(text=text, **filters)  # type: ignore[arg-type]
         with raised():
-            return self.stub.Search(request, metadata=self.metadata, timeout=20)
+            return self.stub.Search(request, metadata=self.metadata, timeout=60)
 
     def membership(self, known: bytes = b"") -> registry_pb2.GetMembershipResponse:
         request = registry_pb2.GetMembershipRequest(known_members_sha256=known)
         with raised():
-            return self.stub.GetMembership(request, metadata=self.metadata, timeout=20)
+            return self.stub.GetMembership(request, metadata=self.metadata, timeout=60)
 
     def home(self, folder: Path, invitation: str) -> Home:
         """Writes what `hanse join` would have: a home that hanse.client.identity loads."""
@@ -284,7 +284,7 @@ def raised() -> Iterator[None]:
         raise status.from_rpc(error, "the registry") from None
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Waits until the condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

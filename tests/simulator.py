@@ -33,6 +33,7 @@ from hanse.model.identifier import Identifier, Prefix
 from hanse.model.manifest import Element, ElementName, Manifest, ManifestPage
 from hanse.model.organization import IdentityKey, Member, NodeEndpoint, OrganizationRecord
 from hanse.model.record import Access, AccessMode, Metadata, ObjectRecord, Status, Summary
+from hanse.model.resolution import Change
 from hanse.rpc import status, tls
 from hanse.signing import SigningKey, sign
 from hanse.v1 import manifest_pb2, node_pb2, node_pb2_grpc, registry_pb2, registry_pb2_grpc
@@ -101,7 +102,7 @@ class Organization:
         self.record = replace(record, **changes)
         envelope = sign(PayloadType.ORGANIZATION, wire.encode_organization(self.record), *(keys or (self.key,)))
         self.history.append(envelope)
-        self.league.leaves.append(transparency.leaf_of(envelope))
+        self.league.log_entry(envelope)
         return envelope
 
     def rotate(self) -> SigningKey:
@@ -142,7 +143,7 @@ class Organization:
         self.objects.setdefault(version.record.id.key, []).append(version)
         if listed:
             self.league.records[version.record.id.key] = version.record_envelope
-            self.league.leaves.append(transparency.leaf_of(version.record_envelope))
+            self.league.log_entry(version.record_envelope)
         return version
 
     def make(
@@ -214,7 +215,8 @@ class Organization:
 class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
     """The registry. ``lies`` by method name ("resolve", "organization", "membership", "search") alter its answers.
 
-    ``leaves`` is its log: what it shows of it is true of this list, whatever a test makes of it. ``shown_size`` is how
+    ``leaves`` is its log: what it shows of it is true of this list, whatever a test makes of it. ``changes`` is what
+    Watch shows of it to those who ask for certificates, by way of ``lies["watch"]`` (a list). ``shown_size`` is how
     much of it it shows, None for all, ``shown_at`` the date it gives it, and without ``log`` it has none. What it gives
     out of the membership becomes a leaf then, unless ``leaves_membership`` is off.
     """
@@ -231,6 +233,7 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
         self.lies: dict[str, Lie] = {}
         self.calls: list[str] = []
         self.leaves: list[bytes] = []
+        self.changes: list[Change] = []
         self.shown_size: int | None = None
         self.shown_at: int | None = None
         self.log = True
@@ -289,23 +292,23 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
         if request.with_checkpoint and self.log:
             leaf = transparency.leaf_of(head)
             if self.leaves_membership and leaf not in self.leaves:
-                self.leaves.append(leaf)
+                self.log_entry(head)
             response.log.CopyFrom(self.show(request.seen_size))
             if (proved := self.include(head)) is not None:
                 response.inclusion.CopyFrom(proved)
         return self._answer("membership", response)
 
-    def show(self, seen: int) -> registry_pb2.Log:
-        """What it shows of its log to one who has seen so many entries."""
+    def show(self, seen: int, until: int = 0) -> registry_pb2.Log:
+        """What it shows of its log to one who has seen so many entries, and of the first ``until`` of it."""
         leaves = [merkle.leaf_hash(leaf) for leaf in self.leaves[: self.shown_size]]
         authority = wire.decode_authority(self.authority)
         checkpoint = Checkpoint(transparency.origin(authority), len(leaves), merkle.root(leaves))
         shown = registry_pb2.Log(
             checkpoint=transparency.sign(checkpoint, self.key, self.shown_at or int(time.time())),
         )
-        if 0 < seen <= len(leaves):
-            shown.since = seen
-            shown.consistency.extend(merkle.consistency_proof(merkle.nodes(leaves), seen, len(leaves)))
+        if 0 < seen <= (until or len(leaves)) <= len(leaves):
+            shown.since, shown.until = seen, until
+            shown.consistency.extend(merkle.consistency_proof(merkle.nodes(leaves), seen, until or len(leaves)))
         return shown
 
     def include(self, envelope: Envelope) -> registry_pb2.Inclusion | None:
@@ -318,7 +321,9 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
         return registry_pb2.Inclusion(index=index, path=merkle.inclusion_proof(node, index, len(leaves)))
 
     def GetCheckpoint(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._answer("checkpoint", registry_pb2.GetCheckpointResponse(log=self.show(request.seen_size)))
+        return self._answer(
+            "checkpoint", registry_pb2.GetCheckpointResponse(log=self.show(request.seen_size, request.until_size))
+        )
 
     def GetOrganization(self, request: Any, context: Any) -> Any:  # noqa: N802
         found = self.organizations.get(Prefix(request.prefix))
@@ -360,7 +365,21 @@ class SimulatedLeague(registry_pb2_grpc.RegistryServicer):
                 outcomes=[registry_pb2.PublishOutcome(digest=each, code=accepted) for each in digests]
             )
 
+    def log_entry(self, entry: Envelope | bytes) -> None:
+        """An envelope or a certificate (DER), in the log and to be watched."""
+        certificate = entry if isinstance(entry, bytes) else b""
+        change = Change(len(self.changes) + 1, None if isinstance(entry, bytes) else entry, certificate)
+        self.leaves.append(transparency.leaf_of_change(change))
+        self.changes.append(change)
+
     def Watch(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if request.with_certificates:
+            for each in self._answer("watch", [each for each in self.changes if each.position > request.after]):
+                change = registry_pb2.Change(position=each.position, certificate=each.certificate)
+                if each.envelope is not None:
+                    change.envelope.CopyFrom(wire.envelope_to_message(each.envelope))
+                yield registry_pb2.WatchResponse(changes=[change])
+            return
         for position, envelope in enumerate(self.records.values(), 1):
             if position > request.after:
                 change = registry_pb2.Change(position=position, envelope=wire.envelope_to_message(envelope))

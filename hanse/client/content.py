@@ -61,6 +61,7 @@ class Description:
     signed: Signed = field(repr=False)
     _spool: Pages = field(repr=False)
     _kept: list[Element] | None = field(default=None, repr=False)
+    content: bytes = field(default=b"", repr=False)  # as it came along: not verified
 
     def elements(self) -> Iterator[tuple[int, Element]]:
         """Each with its position, in order."""
@@ -106,32 +107,42 @@ def describe(
     *,
     patience: float = FIRST_PATIENCE,
     grant: bytes = b"",
+    delivery: bytes = b"",
 ) -> Description:
     """Asks the owner's node, under a grant if need be; version 0 is the newest.
 
-    Raises what policy, transport and verification raise.
+    With a ``delivery``, a small content comes along. Raises what policy, transport and verification raise.
     """
     spool = Spool()
     try:
-        return _describe(resolver, peer, identifier, version, spool, Patience(patience), grant)
+        return _describe(resolver, peer, identifier, version, spool, Patience(patience), grant, delivery)
     except BaseException:
         spool.close()
         raise
 
 
 def _describe(
-    resolver: Resolver, peer: Peer, identifier: Identifier, version: int, spool: Spool, patience: Patience, grant: bytes
+    resolver: Resolver,
+    peer: Peer,
+    identifier: Identifier,
+    version: int,
+    spool: Spool,
+    patience: Patience,
+    grant: bytes,
+    delivery: bytes,
 ) -> Description:
     pages, builder, found = 0, RootBuilder(), None
     while True:
         try:
-            described = peer.describe(identifier, found.manifest.version if found else version, pages, grant=grant)
+            wanted = found.manifest.version if found else version
+            described = peer.describe(identifier, wanted, pages, grant=grant, delivery=b"" if pages else delivery)
             try:
                 signed = Signed(described.record, described.manifest, described.salt)
-                again = _head(resolver, signed, identifier, found.manifest.version if found else version, spool)
+                again = _head(resolver, signed, identifier, wanted, spool)
                 if found is not None and again.manifest_digest != found.manifest_digest:
                     raise WrongContent(f"{identifier} has two manifests of version {again.manifest.version}")
                 found = again
+                found.content = described.content
                 for page in described.pages:
                     pages += 1
                     if pages > found.manifest.page_count:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hanse import limits, wire
+from hanse.client import witnesses
+from hanse.cosigning import Policy
 from hanse.errors import HomeUnusable, InvalidInput
 from hanse.files import storage_errors, write_durably
 from hanse.home import Home
@@ -42,7 +44,7 @@ class Identity:
     """Keys and certificates of one home. Certificates are PEM, as gRPC wants them.
 
     ``previous_key`` is there from a change of keys until the registry has acknowledged it: until then passes are
-    signed with both, so that they count before and after.
+    signed with both, so that they count before and after. ``witnesses``: who must have cosigned the registry's log.
     """
 
     home: Home
@@ -54,6 +56,7 @@ class Identity:
     node_certificate: bytes
     member_certificate: bytes
     previous_key: SigningKey | None = None
+    witnesses: Policy = Policy()
 
     @classmethod
     def load(cls, home: Home) -> "Identity":
@@ -80,6 +83,7 @@ class Identity:
                 SigningKey.from_pem(home.read_secret(PREVIOUS_KEY), passphrase())
                 if (home / PREVIOUS_KEY).exists()
                 else None,
+                witnesses.load(home / witnesses.FILE),
             )
 
     @property
@@ -104,6 +108,16 @@ class Identity:
         """Says who calls the registry, for PASS_LIFE seconds."""
         statement = Pass(self.prefix, self.authority.fingerprint, now, now + limits.PASS_LIFE)
         return sign(PayloadType.PASS, wire.encode_pass(statement), *self.registry_keys)
+
+
+def authority_bytes(home: Home) -> bytes:
+    """The league's authority, as it came: its SHA-256 is the league's fingerprint. Raises HomeUnusable."""
+    path = home / MARKER
+    with storage_errors(str(path)):
+        try:
+            return base64.b64decode(json.loads(path.read_bytes())["authority"], validate=True)
+        except (ValueError, KeyError, TypeError):
+            raise HomeUnusable(f"{path} is damaged: restore it from your backup") from None
 
 
 def write_league(home: Home, prefix: Prefix, authority: bytes, registries: tuple[Address, ...]) -> None:

@@ -1,21 +1,26 @@
 """The registry as a member sees it: channels, the pass, retries, the next address when one does not answer.
 
+Its addresses are its own, and those of mirrors, which know no more than it does, and may know less.
+
 What it is not: a judge. What comes back are claims; hanse.client.resolve has them verified.
 
     with League(identity) as league:
         league.resolve([identifier])
 """
 
+import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import grpc
 
 from hanse import limits, wire, wire_log
+from hanse.client.addresses import Addresses
 from hanse.client.identity import Identity
 from hanse.errors import HanseError, InvalidInput, Unreachable, WrongContent
 from hanse.model.address import Address
@@ -53,6 +58,7 @@ _RETRIES = json.dumps(
         ]
     }
 )
+_CONNECT_MS = 8_000  # for a connection to be made: whoever drops packets does not hold everything up
 _NAME = "the registry"
 
 
@@ -86,7 +92,8 @@ class League:
         self._identity = identity
         self._clock = clock
         self._lock = threading.Lock()
-        self._addresses = list(identity.registries)
+        self._addresses = Addresses(identity.registries)
+        self._asking = threading.local()  # by: who answered last; without: who is not asked now
         self._channels: dict[Address, grpc.Channel] = {}
         self._pass: tuple[int, bytes] | None = None
 
@@ -113,9 +120,12 @@ class League:
                 wire_log.inclusion_from_message(response.inclusion) if response.HasField("inclusion") else None,
             )
 
-    def get_checkpoint(self, seen_size: int = 0) -> Shown:
-        """What the registry shows of its log to one who has seen ``seen_size`` entries."""
-        request = registry_pb2.GetCheckpointRequest(seen_size=seen_size)
+    def get_checkpoint(self, seen_size: int = 0, until_size: int = 0) -> Shown:
+        """What the registry shows of its log to one who has seen ``seen_size`` entries.
+
+        With ``until_size``, that these are the first of so many, instead of the first of all.
+        """
+        request = registry_pb2.GetCheckpointRequest(seen_size=seen_size, until_size=until_size)
         response = self._call(lambda stub, with_pass: stub.GetCheckpoint(request, **with_pass))
         with _claims():
             return wire_log.shown_from_message(response.log)
@@ -166,37 +176,83 @@ class League:
         with _claims():
             return wire.search_result_from_message(response)
 
-    def renew(self, csr: bytes) -> bytes:
-        """A fresh member's certificate (DER) for a PKCS #10 request (DER) with this home's TLS key."""
+    def renew(self, csr: bytes, *, server: bool = False) -> bytes:
+        """A fresh member's certificate (DER) for a PKCS #10 request (DER) with this home's TLS key.
+
+        ``server``: one to serve with under the registry's name, which only its mirrors get.
+        """
         now = int(self._clock())
-        wanted = Renewal(self._identity.prefix, self._identity.authority.fingerprint, now, csr)
+        wanted = Renewal(self._identity.prefix, self._identity.authority.fingerprint, now, csr, server)
         envelope = sign(PayloadType.RENEWAL, wire.encode_renewal(wanted), *self._identity.registry_keys)
         request = registry_pb2.RenewRequest(renewal=wire.envelope_to_message(envelope))
         return self._call(lambda stub, with_pass: stub.Renew(request, **with_pass)).certificate
 
     def publish(self, envelopes: Iterable[Envelope]) -> Iterator[PublishOutcome]:
         """The outcomes in the order of the envelopes, each when it is durable. Ends early by raising."""
-        requests = (
-            registry_pb2.PublishRequest(envelopes=[wire.envelope_to_message(each) for each in batch])
-            for batch in _batches(envelopes)
-        )
+        requests = _Requests(envelopes)
         for response in self._stream(
-            lambda stub, with_pass: stub.Publish(requests, **with_pass), limits.PUBLISH_TIMEOUT
+            lambda stub, with_pass: stub.Publish(requests.again(), **with_pass), limits.PUBLISH_TIMEOUT
         ):
+            requests.answered()
             with _claims():
                 yield from [wire.outcome_from_message(each) for each in response.outcomes]
 
-    def watch(self, after: int = 0) -> Iterator[Change]:
-        """Every change after a position, in order; stays open until it raises Unreachable or the caller closes it."""
-        request = registry_pb2.WatchRequest(after=after)
-        for response in self._stream(lambda stub, with_pass: stub.Watch(request, **with_pass)):
+    def watch(
+        self, after: int = 0, *, certificates: bool = False, timeout: float = limits.STREAM_TIMEOUT
+    ) -> Generator[Change]:
+        """Every change after a position, in order; stays open until it raises Unreachable or the caller closes it.
+
+        With ``certificates`` the positions have no gaps, and position p is entry p - 1 of the log.
+        """
+        request = registry_pb2.WatchRequest(after=after, with_certificates=certificates)
+        for response in self._stream(lambda stub, with_pass: stub.Watch(request, **with_pass), timeout):
             with _claims():
                 yield from [wire.change_from_message(each) for each in response.changes]
 
+    def watch_messages(self, after: int) -> Iterator[bytes]:
+        """What ``watch`` with certificates gives, as serialized WatchResponses: for who has them checked elsewhere."""
+        request = registry_pb2.WatchRequest(after=after, with_certificates=True)
+        for response in self._stream(lambda stub, with_pass: stub.Watch(request, **with_pass)):
+            yield response.SerializeToString()
+
+    @property
+    def returns(self) -> int:
+        """How often an address that had not answered did again: another number is a reason to try again."""
+        return self._addresses.returns
+
     def learn(self, registries: Iterable[Address]) -> None:
-        """Further addresses of the registry, to be tried after those that are known."""
-        with self._lock:
-            self._addresses += [each for each in registries if each not in self._addresses]
+        """The registry's addresses as the membership names them: its own first, then its mirrors'."""
+        self._addresses.learn(registries)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """All that are known, the one to ask first at the beginning."""
+        return tuple(self._addresses.in_order())
+
+    @property
+    def answered(self) -> Address | None:
+        """Who answered this thread last, if only to refuse."""
+        return getattr(self._asking, "by", None)
+
+    @contextlib.contextmanager
+    def searching(self) -> Iterator[None]:
+        """Inside, ``pass_over`` counts, for this thread: one question may be put to several addresses."""
+        if getattr(self._asking, "without", None) is not None:
+            yield  # it is part of another such question
+            return
+        self._asking.without = set()
+        try:
+            yield
+        finally:
+            self._asking.without = None
+
+    def pass_over(self) -> bool:
+        """Whoever answered this thread last told something old: whether another can be asked instead."""
+        without, by = getattr(self._asking, "without", None), getattr(self._asking, "by", None)
+        if without is None or by is None or by in without:
+            return False
+        without.add(by)
+        return bool(self._addresses.in_order(without))
 
     def close(self) -> None:
         with self._lock:
@@ -211,35 +267,58 @@ class League:
         self.close()
 
     def _call(self, call: Callable[[RegistryStub, dict[str, Any]], T]) -> T:
-        failure: HanseError = Unreachable("this home knows no address of a registry: join again")
-        for address in tuple(self._addresses):
+        failure: HanseError | None = None
+        for address in self._in_order():
             try:
-                return call(self._stub(address), self._arguments(limits.CALL_TIMEOUT))
+                answer = call(self._stub(address), self._arguments(limits.CALL_TIMEOUT))
             except grpc.RpcError as error:
-                failure = self._failed(error, address)
-                if not isinstance(failure, Unreachable):
-                    break
-        raise failure
+                failed = self._failed(error, address)
+                if not isinstance(failed, Unreachable):
+                    self._asking.by = address
+                    raise failed from None
+                failure = failure or failed
+            else:
+                self._answered(address)
+                return answer
+        raise failure or _nobody()
 
     def _stream(
         self, call: Callable[[RegistryStub, dict[str, Any]], Iterable[T]], timeout: float = limits.STREAM_TIMEOUT
     ) -> Iterator[T]:
-        address = self._addresses[0]
-        stream = call(self._stub(address), self._arguments(timeout))
-        try:
-            yield from stream
-        except grpc.RpcError as error:
-            raise self._failed(error, address) from None
-        finally:
-            if isinstance(stream, grpc.Call):
-                stream.cancel()
+        """Of the first address that begins to answer. One that ends in the middle is not gone on with elsewhere."""
+        failure: HanseError | None = None
+        for address in self._in_order():
+            stream = call(self._stub(address), self._arguments(timeout))
+            begun = False
+            try:
+                for each in stream:
+                    if not begun:
+                        begun = True
+                        self._answered(address)
+                    yield each
+            except grpc.RpcError as error:
+                failed = self._failed(error, address)
+                if begun or not isinstance(failed, Unreachable):
+                    raise failed from None
+                failure = failure or failed
+            else:
+                return
+            finally:
+                if isinstance(stream, grpc.Call):
+                    stream.cancel()
+        raise failure or _nobody()
+
+    def _in_order(self) -> list[Address]:
+        return self._addresses.in_order(getattr(self._asking, "without", None) or ())
+
+    def _answered(self, address: Address) -> None:
+        self._asking.by = address
+        self._addresses.back(address)
 
     def _failed(self, error: grpc.RpcError, address: Address) -> HanseError:
         failure = status.from_rpc(error, f"{_NAME} at {address}")
-        if isinstance(failure, Unreachable):
-            with self._lock:  # the next call begins with another address
-                if len(self._addresses) > 1 and self._addresses[0] == address:
-                    self._addresses.append(self._addresses.pop(0))
+        if isinstance(failure, Unreachable) and not status.is_told(error):
+            self._addresses.away(address)
         return failure
 
     def _stub(self, address: Address) -> RegistryStub:
@@ -252,7 +331,7 @@ class League:
                     roots=tls.to_pem(authority.ca_certificate),
                     server_name=tls.registry_name(authority.root),
                     max_message=limits.MEMBERSHIP_BYTES,
-                    options=(("grpc.service_config", _RETRIES),),
+                    options=(("grpc.service_config", _RETRIES), ("grpc.min_reconnect_backoff_ms", _CONNECT_MS)),
                 )
         return RegistryStub(channel)
 
@@ -262,6 +341,45 @@ class League:
             if self._pass is None or not self._pass[0] <= now < self._pass[0] + limits.PASS_LIFE // 2:
                 self._pass = (now, wire.encode_envelope(self._identity.sign_pass(now)))
             return {"timeout": timeout, "metadata": ((PASS_METADATA, self._pass[1]),)}
+
+
+def _nobody() -> HanseError:
+    return Unreachable("this home knows no address of a registry: join again")
+
+
+class _Requests:
+    """What is published: in messages, which are kept until they are answered, to be sent to the next address."""
+
+    def __init__(self, envelopes: Iterable[Envelope]) -> None:
+        self._batches = _batches(envelopes)
+        self._lock = threading.Lock()
+        self._unanswered: deque[registry_pb2.PublishRequest] = deque()
+        self._attempt = 0
+
+    def again(self) -> Iterator[registry_pb2.PublishRequest]:
+        """All that was not answered yet. What an earlier attempt may still take, it gets nothing more of."""
+        with self._lock:
+            self._attempt += 1
+            return self._from(self._attempt)
+
+    def answered(self) -> None:
+        """The first of those that were sent."""
+        with self._lock:
+            if self._unanswered:
+                self._unanswered.popleft()
+
+    def _from(self, attempt: int) -> Iterator[registry_pb2.PublishRequest]:
+        with self._lock:
+            repeated = tuple(self._unanswered)
+        yield from repeated
+        while True:
+            with self._lock:  # gRPC takes requests in a thread of its own, which may outlive its call
+                batch = next(self._batches, None) if attempt == self._attempt else None
+                if batch is None:
+                    return
+                request = registry_pb2.PublishRequest(envelopes=[wire.envelope_to_message(each) for each in batch])
+                self._unanswered.append(request)
+            yield request
 
 
 class _claims:  # noqa: N801 - reads as a statement

@@ -99,16 +99,24 @@ class Stream(Iterator[T]):
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a node says of a version, not verified. The pages come as they are read; ``close`` ends them."""
+    """What a node says of a version, not verified. The pages come as they are read; ``close`` ends them.
+
+    ``content``: what came with the first message, all of the only element; empty if it is to be fetched.
+    """
 
     record: Envelope
     manifest: Envelope
     salt: bytes
     responses: Stream[node_pb2.DescribeResponse]
+    first_page: bytes = b""
+    content: bytes = b""
 
     @property
     def pages(self) -> Iterator[bytes]:
-        return (response.page for response in self.responses)
+        if self.first_page:
+            yield self.first_page
+        for response in self.responses:
+            yield response.page
 
     def close(self) -> None:
         self.responses.cancel()
@@ -142,10 +150,20 @@ class Peer:
         no_pages: bool = False,
         *,
         grant: bytes = b"",
+        delivery: bytes = b"",
     ) -> Described:
-        """Version 0 is the newest. ``grant``: digest of the grant under which it is asked for."""
+        """Version 0 is the newest. ``grant``: digest of the grant under which it is asked for.
+
+        With a ``delivery``, a small content comes at once, and counts as fetched in it.
+        """
         request = node_pb2.DescribeRequest(
-            id=str(identifier), version=version, first_page=first_page, no_pages=no_pages, grant=grant
+            id=str(identifier),
+            version=version,
+            first_page=first_page,
+            no_pages=no_pages,
+            grant=grant,
+            content_bytes=limits.SMALL_CONTENT_BYTES if delivery else 0,
+            delivery=delivery,
         )
         stream = self._stream("Describe", request, node_pb2.DescribeResponse.FromString, limits.STREAM_TIMEOUT)
         head = next(stream, None)
@@ -155,7 +173,7 @@ class Peer:
             record, manifest = wire.envelope_from_message(head.record), wire.envelope_from_message(head.manifest)
         except InvalidInput as error:
             raise WrongContent(f"the node of {self.prefix} sent what does not parse: {error}") from None
-        return Described(record, manifest, head.salt, stream)
+        return Described(record, manifest, head.salt, stream, head.page, head.content)
 
     def hashes(self, identifier: Identifier, version: int, element: int, count: int, *, grant: bytes = b"") -> bytes:
         """The leaf hashes of an element's chunks, exactly ``count`` of them. Raises WrongContent."""

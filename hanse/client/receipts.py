@@ -59,6 +59,15 @@ class Receipts:
             return Session(self, record, grant, None, spent=begun.id)
         return Session(self, record, grant, begun)
 
+    def begin(self) -> Begun:
+        """A name for a delivery, before it is known of what."""
+        return Begun(secrets.token_bytes(NONCE_BYTES), int(self.evidence.clock()))
+
+    def first(self, record: VerifiedRecord, grant: bytes, begun: Begun) -> "Session":
+        """A delivery that nobody attempted before."""
+        own = record.record.id.prefix == self.evidence.identity().prefix
+        return Session(None if own else self, record, grant, begun)
+
     def settle(self, owner: Prefix, delivery: bytes) -> "Future[Outcome]":
         """Begins to; with it what else waits for that owner."""
         return self._settler.submit(owner, delivery)
@@ -164,6 +173,7 @@ class Session:
             if table.state(change.connection, row.id, ours=True, peer=row.peer) is None:
                 records.keep(change.connection, self._record.envelope)
                 table.put(change.connection, row)
+                papers.use(change.connection, [self._grant], 1, size)
                 change.append(Kind.HALF_RECEIPT, encoded)
 
         evidence.change(work)

@@ -7,10 +7,12 @@ Chunks that were read are kept for a while; who reads on gets more at once: 1, 2
 """
 
 import io
+import secrets
 
 from hanse import limits
 from hanse.client.content import Description, describe
 from hanse.client.element_file import BUFFER_BYTES, ElementFile
+from hanse.client.journal import Begun
 from hanse.client.peer import Peer, Span
 from hanse.client.progress import Patience
 from hanse.client.receipts import Receipts, Session
@@ -20,7 +22,7 @@ from hanse.errors import DeliveryClosed, InvalidInput, ReceiptsOwed, Unreachable
 from hanse.merkle import EMPTY_ROOT, HASH_BYTES, root
 from hanse.model.identifier import Identifier
 from hanse.model.manifest import Element
-from hanse.model.papers import Delivered
+from hanse.model.papers import NONCE_BYTES, Delivered
 from hanse.rpc.allocation import keep_large_buffers
 
 PATIENCE = 30.0  # seconds of attempts when the owner's node does not answer
@@ -42,6 +44,8 @@ class RemoteElement(ElementFile):
         self._incoming: Incoming | None = None
         self._next_chunk = self._end_chunk = 0  # of the stream
         self._ahead = 1
+        if description.content:
+            self._came_along(description.content)
 
     def readall(self) -> bytes:
         """To the end, with one request for all of it."""
@@ -54,7 +58,8 @@ class RemoteElement(ElementFile):
             at = 0
             while self._position < end:
                 index, start = divmod(self._position, size)
-                for piece in self._verified(index, to_end=True):
+                kept = self._cache.get(index)
+                for piece in [memoryview(kept)] if kept is not None else self._verified(index, to_end=True):
                     wanted = piece[start:]
                     start = max(0, start - len(piece))
                     view[at : at + len(wanted)] = wanted
@@ -113,14 +118,24 @@ class RemoteElement(ElementFile):
                     raise
                 self._session.pay()
                 paid = True
-        if leaf_of(pieces) != self._leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
-            self._cancel()
-            raise WrongContent(f"a chunk of {self._id} is not what its owner signed: it has another hash")
+        self._check(index, pieces)
         if index not in self._noted:
             self._noted.add(index)
             part, length = Delivered(self._index, 0, index, 1), self._element.chunk_length(index)
             self._session.verified(part, length, self._element.chunk_count)
         return pieces
+
+    def _came_along(self, content: bytes) -> None:
+        """With the description: the only chunk. It is signed for, read or not."""
+        self._check(0, [memoryview(content)])
+        self._cache[0] = content
+        self._noted.add(0)
+        self._session.verified(Delivered(self._index, 1), len(content))
+
+    def _check(self, index: int, pieces: list[memoryview]) -> None:
+        if leaf_of(pieces) != self._leaves[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
+            self._cancel()
+            raise WrongContent(f"a chunk of {self._id} is not what its owner signed: it has another hash")
 
     def _receive(self, index: int, to_end: bool) -> list[memoryview]:
         """The next chunk of the stream, if it is the one that is wanted; else of a new stream."""
@@ -170,7 +185,8 @@ def open_element(
     keep_large_buffers()
     peer = resolver.peer(identifier.prefix)
     try:
-        with describe(resolver, peer, identifier, version, grant=grant) as description:
+        begun = Begun(secrets.token_bytes(NONCE_BYTES), 0) if receipts is None else receipts.begin()
+        with _described(resolver, peer, identifier, version, grant, begun.id) as description:
             if name is None:
                 if description.manifest.element_count != 1:
                     raise InvalidInput(
@@ -181,8 +197,18 @@ def open_element(
             else:
                 index, element = next(iter(description.select([name]).items()))
             record = description.record
-            session = receipts.session(record, grant) if receipts is not None else Session(None, record, grant, None)
+            session = Session(None, record, grant, begun) if receipts is None else receipts.first(record, grant, begun)
             return io.BufferedReader(RemoteElement(peer, description, index, element, grant, session), BUFFER_BYTES)
     except BaseException:
         peer.close()
         raise
+
+
+def _described(
+    resolver: Resolver, peer: Peer, identifier: Identifier, version: int, grant: bytes, delivery: bytes
+) -> Description:
+    """With the content, if that is small: a call less."""
+    try:
+        return describe(resolver, peer, identifier, version, grant=grant, delivery=delivery)
+    except ReceiptsOwed:
+        return describe(resolver, peer, identifier, version, grant=grant)  # they are settled before it is fetched

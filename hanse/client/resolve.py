@@ -8,16 +8,19 @@ known is given, and it says so. SPEC.md section 7.5.
     resolved.record.record.metadata.title, resolved.checked_at, resolved.registry_down
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from hanse import limits, transparency, trust, wire
 from hanse.client.connections import Connections
 from hanse.client.identity import Identity
-from hanse.client.league import League, Proved, ProvedMembership
-from hanse.client.log import RegistryLog
+from hanse.client.league import League, Proved
+from hanse.client.log import PATIENCE, RegistryLog
+from hanse.client.membership import ask, newest
 from hanse.client.peer import Peer
 from hanse.client.renewal import renewed_if_due
 from hanse.client.storage.known import Cached, Known, Origin
@@ -40,10 +43,12 @@ from hanse.model.identifier import Identifier, Prefix
 from hanse.model.organization import Membership
 from hanse.model.record import Status
 from hanse.model.resolution import Resolution, ResolutionState
-from hanse.model.search import Query
+from hanse.model.search import Query, SearchResult
 from hanse.transparency import Shown
 from hanse.trust import VerifiedOrganization, VerifiedRecord
 
+T = TypeVar("T")
+_ADDRESSES_AGE = 300  # seconds
 _ANSWERS_OF_A_CHAIN = 100  # an honest registry fills its messages: that is thousands of changes of one organization
 
 
@@ -93,13 +98,22 @@ class Resolver:
         clock: Callable[[], float] = time.time,
         connections: Connections | None = None,
     ) -> None:
-        """``connections``: where those to owners' nodes are kept; None makes each anew."""
+        """``connections``: where those to owners' nodes are kept; None makes each anew.
+
+        ``unconfirmed`` says why the membership that was given last is the one that was known before.
+        """
         self.identity = identity
         self._known = known
         self._league = league
         self._clock, self._connections = clock, connections
         self._membership: tuple[Membership, int] | None = None
-        self._log = RegistryLog(identity.authority, known, clock)
+        self._log = RegistryLog(identity.authority, known, clock, identity.witnesses, lambda: league)
+        self._heard_at = 0
+        self.unconfirmed = ""
+        kept = known.membership()
+        if kept is not None:
+            with contextlib.suppress(InvalidInput):  # whoever reads the members will say so
+                league.learn(wire.decode_registries(kept.members))
 
     @property
     def _now(self) -> int:
@@ -127,7 +141,9 @@ class Resolver:
         """
         cached = self._known.record(identifier)
         if prove:
-            return _active(self._proved(identifier, cached))
+            proved = self._newest(lambda: self._proved(identifier, cached))
+            self._hear_of_addresses()
+            return _active(proved)
         if cached is not None:
             known = self._from_cache(identifier, cached)
             told = min(known.record.record.time_to_live, limits.RECORD_TIME_TO_LIVE_MOST)
@@ -135,15 +151,36 @@ class Resolver:
             if 0 <= self._now - cached.checked_at < life:
                 return _active(known)
         try:
-            answer = self._league.resolve([identifier], with_organization=True)[0]
+            found = self._newest(lambda: self._listed(identifier, cached))
         except Unreachable as error:
             if cached is not None:
                 return _active(self._from_cache(identifier, cached, registry_down=True))
             raise self._unreachable(identifier, error) from error
-        if answer.record is not None and answer.state is not ResolutionState.INVALID:
-            return _active(self._from_registry(identifier, answer, cached))
-        self._no_record(identifier, answer, cached)
-        return _active(self._from_owner(identifier, cached))
+        self._hear_of_addresses()
+        return _active(found or self._from_owner(identifier, cached))
+
+    def _listed(self, identifier: Identifier, cached: Cached | None) -> Resolved | None:
+        """What the registry has; None if the object may be unlisted."""
+        answer = self._league.resolve([identifier], with_organization=True)[0]
+        try:
+            if answer.record is not None and answer.state is not ResolutionState.INVALID:
+                return self._from_registry(identifier, answer, cached)
+            self._no_record(identifier, answer, cached)
+        except RolledBack as error:
+            return self._asked_again(identifier, cached, error)
+        return None
+
+    def _asked_again(self, identifier: Identifier, cached: Cached | None, error: RolledBack) -> Resolved:
+        """A registry of several processes may tell for a moment what it knew before; what it proves is never older."""
+        try:
+            return self._proved(identifier, cached)
+        except (RolledBack, BrokenChain):
+            raise  # perhaps its log says so too
+        except (VerificationFailed, NotFound):
+            raise error from None
+
+    def _newest(self, question: Callable[[], T]) -> T:
+        return newest(self._league, question)
 
     def _no_record(self, identifier: Identifier, answer: Resolution, cached: Cached | None) -> None:
         """Returns if the object may be unlisted; raises what else it means."""
@@ -169,7 +206,7 @@ class Resolver:
             answer = self._league.prove(identifier, seen_size)
             return answer, answer.shown
 
-        answer, signed = self._log.follow(ask, required=True)
+        answer, signed = self._log.follow(ask, required=True, patience=PATIENCE)
         found = answer.resolution
         if found.record is None or found.state is ResolutionState.INVALID:
             self._no_record(identifier, found, cached)
@@ -214,7 +251,17 @@ class Resolver:
 
     def search(self, query: Query) -> SearchPage:
         """One page of what the registry finds; only records that verify are given, and kept."""
-        result = self._league.search(query)
+        with self._league.searching():
+            while True:
+                result = self._league.search(query)
+                page, behind = self._searched(result)
+                if not behind or query.page_token or not self._league.pass_over():
+                    self._hear_of_addresses()
+                    return page
+
+    def _searched(self, result: SearchResult) -> tuple[SearchPage, bool]:
+        """A page, and whether something older stands in it than was seen."""
+        behind = False
         records: list[VerifiedRecord] = []
         refused: list[str] = []
         for envelope in result.records:
@@ -224,13 +271,19 @@ class Resolver:
                 seen = cached.seen if cached is not None else None
                 if cached is not None and cached.origin is Origin.OWNER and claimed.version < cached.seen.version:
                     seen = None  # the owner's newer record has yet to reach the registry
-                records.append(self._verify(claimed.id, envelope, seen, None)[0])
+                try:
+                    found = self._verify(claimed.id, envelope, seen, None)[0]
+                except RolledBack as error:
+                    found = self._asked_again(claimed.id, cached, error).record
+                if found.record.status is Status.ACTIVE:
+                    records.append(found)
             except InvalidInput as error:
                 refused.append(f"a record does not parse: {error}")
-            except (VerificationFailed, NotFound) as error:
+            except (VerificationFailed, NotFound, Unreachable) as error:
+                behind = behind or isinstance(error, RolledBack)
                 refused.append(str(error))
         self._known.keep_records(records, self._now)
-        return SearchPage(tuple(records), tuple(refused), result.next_page_token, result.total)
+        return SearchPage(tuple(records), tuple(refused), result.next_page_token, result.total), behind
 
     def membership(self, *, max_age: int = limits.MEMBERSHIP_REFRESH) -> Membership:
         """Who belongs to the league, no older than ``max_age`` seconds while the registry answers.
@@ -239,6 +292,10 @@ class Resolver:
         """
         kept = self._known.membership()
         seen, checked_at = self._membership or (None, 0)
+        if seen is not None and (
+            kept is None or wire.decode_membership_head(kept.head.payload)[0] < seen.version
+        ):  # another process accepted that the registry was restored
+            seen, checked_at = None, 0
         if seen is None and kept is not None:
             seen = trust.membership(
                 kept.head, kept.members, self.identity.authority, now=max(self._now, kept.checked_at)
@@ -248,14 +305,13 @@ class Resolver:
             self._membership = (seen, checked_at)
             return seen
 
-        def ask(seen_size: int) -> tuple[ProvedMembership, Shown | None]:
-            answer = self._league.prove_membership(seen.members_sha256 if seen else b"", seen_size)
-            return answer, answer.shown
-
+        self.unconfirmed = ""
         try:
-            # A registry that has two histories, or hides one, is not believed in who belongs to the league either.
-            answer, signed = self._log.follow(ask)
+            told = self._newest(
+                lambda: ask(self._league, self._log, self._known, self.identity.authority, seen, self._now)
+            )
         except Unreachable as error:
+            self.unconfirmed = str(error)
             if seen is None:
                 raise
             if self._now - max(checked_at, seen.issued_at) > limits.MEMBERSHIP_LIFE:
@@ -264,19 +320,17 @@ class Resolver:
                     "is not known any more"
                 ) from None
             return seen
-        members = answer.members
-        if not members and kept is not None:
-            members = kept.members
-        found = trust.membership(answer.head, members, self.identity.authority, now=self._now, seen=seen)
-        if signed is not None:
-            if answer.inclusion is None:
-                raise WrongContent("the registry gives no proof that the membership is in its log")
-            leaf = transparency.membership_leaf(found.version, found.members_sha256)
-            transparency.included(leaf, answer.inclusion, signed.checkpoint, "the membership")
-        self._known.keep_membership(answer.head, members, self._now)
-        self._membership = (found, self._now)
-        self._league.learn(found.registries)
-        return found
+        self._membership = (told.membership, self._now)
+        self._league.learn(told.membership.registries)
+        return told.membership
+
+    def _hear_of_addresses(self) -> None:
+        """By the way, while the registry answers: where only commands run, nothing else asks where its mirrors are."""
+        if 0 <= self._now - self._heard_at < _ADDRESSES_AGE:
+            return
+        self._heard_at = self._now
+        with contextlib.suppress(HanseError):  # a lie about its log is kept, and told to whoever asks for that
+            self.membership(max_age=_ADDRESSES_AGE)
 
     def peer(self, prefix: Prefix) -> Peer:
         """A connection to an organization's node, to be closed by the caller."""
@@ -294,14 +348,14 @@ class Resolver:
             claimed = wire.decode_organization(newest.payload).version
             if claimed <= pinned.record.version:
                 return trust.organization(newest, pinned=pinned, now=self._now, told_key=told)
-        found = self._chain(prefix, pinned, newest)
+        found, agrees = self._chain(prefix, pinned, newest)
         # Only of a whole chain can it be said whether a key has been its organization's.
         found = trust.chain((), pinned=found, now=self._now, told_key=told)
         if found is None:
             raise NotFound(f"there is no organization {prefix} in this league: `hanse search` finds what is published")
         if found.record.prefix != prefix:
             raise WrongContent(f"a record of {found.record.prefix} was offered for {prefix}")
-        if newest is not None and found.digest != newest.digest:
+        if newest is not None and not agrees:
             latest = wire.decode_organization(newest.payload)
             if latest.prefix != prefix or latest.version <= found.record.version:
                 raise BrokenChain(
@@ -314,15 +368,19 @@ class Resolver:
 
     def _chain(
         self, prefix: Prefix, pinned: VerifiedOrganization | None, newest: Envelope | None
-    ) -> VerifiedOrganization | None:
-        """All that the registry has after the pin: a long history comes in several answers."""
-        found = pinned
+    ) -> tuple[VerifiedOrganization | None, bool]:
+        """All that the registry has after the pin, and whether ``newest`` is in it: it may have grown since.
+
+        A long history comes in several answers.
+        """
+        found, agrees = pinned, False
         for _ in range(_ANSWERS_OF_A_CHAIN):
             before = found
             envelopes = self._league.get_organization(prefix, found.record.version if found else 0)
             found = trust.chain(envelopes, pinned=found, now=self._now)
-            if found is before or (newest is not None and found is not None and found.digest == newest.digest):
-                return found
+            agrees = agrees or (newest is not None and any(each.digest == newest.digest for each in envelopes))
+            if found is before or agrees:
+                return found, agrees
         raise WrongContent(f"the history of {prefix} that the registry gives does not end")
 
     def _owner(self, prefix: Prefix, newest: Envelope | None) -> VerifiedOrganization:

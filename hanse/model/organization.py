@@ -59,13 +59,17 @@ class Authority:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One line of the membership; ``suspended_at`` is Unix seconds, None while in good standing."""
+    """One line of the membership; ``suspended_at`` is Unix seconds, None while in good standing.
+
+    ``mirror``: it serves what the registry tells, under the registry's name.
+    """
 
     prefix: Prefix
     display_name: str
     organization_version: int
     suspended_at: int | None = None
     reason: str = ""
+    mirror: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,10 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """Asks for a fresh certificate: a PKCS #10 request in DER."""
+    """Asks for a fresh certificate: a PKCS #10 request in DER. ``server``: one to serve with, as a mirror."""
 
     prefix: Prefix
     league: bytes
     issued_at: int
     csr: bytes
+    server: bool = False

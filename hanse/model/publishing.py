@@ -15,8 +15,13 @@ class OutcomeCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PublishOutcome:
-    """``digest`` names the envelope (32 bytes); ``message`` says what happened and what to do if not accepted."""
+    """``digest`` names the envelope (32 bytes); ``message`` says what happened and what to do if not accepted.
+
+    TRY_AGAIN may say how long to ``wait``, in seconds; with ``pause`` nothing else is accepted before either.
+    """
 
     digest: bytes
     code: OutcomeCode
     message: str = ""
+    wait: int = 0
+    pause: bool = False

@@ -32,7 +32,11 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of the registry's stream of changes; positions strictly increase."""
+    """One line of the registry's stream of changes; positions strictly increase.
+
+    ``certificate`` (X.509, DER) instead of an envelope, for those who asked for certificates.
+    """
 
     position: int
-    envelope: Envelope
+    envelope: Envelope | None
+    certificate: bytes = b""

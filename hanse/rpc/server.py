@@ -9,8 +9,9 @@ from hanse.model.address import Address
 from hanse.model.identifier import Prefix
 from hanse.rpc.tls import read_pem_certificate
 
-OPTIONS = (
-    ("grpc.so_reuseport", 0),
+_REUSEPORT = "grpc.so_reuseport"
+OPTIONS: tuple[tuple[str, int], ...] = (
+    (_REUSEPORT, 0),
     ("grpc.http2.max_frame_size", 16_777_215),  # as in hanse.rpc.channel
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -19,6 +20,8 @@ OPTIONS = (
     ("grpc.max_connection_age_ms", limits.CONNECTION_AGE * 1000),
     ("grpc.max_connection_age_grace_ms", limits.STREAM_TIMEOUT * 1000),
 )
+# For several processes that listen on one port; whoever starts them has seen to it that it is theirs.
+SHARING = ((_REUSEPORT, 1), *(each for each in OPTIONS if each[0] != _REUSEPORT))
 
 
 def bind(add_port: Callable[[str], int], address: Address) -> Address:

@@ -73,6 +73,11 @@ def from_rpc(error: grpc.RpcError, whom: str) -> HanseError:
     return _BY_STATUS.get(told, Unreachable)(f"{whom}: {text or told.name}")
 
 
+def is_told(error: grpc.RpcError) -> bool:
+    """Whether the other side itself said so: it is there, and answers."""
+    return _named(error) is not None
+
+
 def _named(error: grpc.RpcError) -> type[HanseError] | None:
     trailing: Any = error.trailing_metadata() if isinstance(error, grpc.Call) else None
     for key, value in trailing or ():

@@ -7,7 +7,7 @@ the league's authority, which it shows when it dials.
 """
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 
@@ -22,6 +22,7 @@ from hanse.errors import HomeUnusable, InvalidInput
 from hanse.model.identifier import Prefix
 
 _DECADE = 3650 * limits.DAY
+_MIRROR = "/registry/"
 # What cryptography raises, at once or at the first look, for bytes that are no certificate that we could use.
 _UNREADABLE = (
     ValueError,
@@ -80,6 +81,12 @@ class Certificate:
         except InvalidInput:
             return None
         return parsed if str(parsed) == prefix and parsed.text.startswith(root + ".") else None
+
+    @property
+    def mirror(self) -> Prefix | None:
+        """The organization whose mirror of the registry serves with it, None of any other."""
+        root, separator, prefix = self.spiffe_id.removeprefix("spiffe://").partition(_MIRROR)
+        return replace(self, spiffe_id=f"spiffe://{root}/org/{prefix}").organization if separator else None
 
 
 def member_id(root: Prefix, prefix: Prefix) -> str:
@@ -172,6 +179,20 @@ def issue_member(
     )
 
 
+def issue_mirror(
+    authority_key: TlsKey, authority: bytes, request: bytes, root: Prefix, prefix: Prefix, now: int
+) -> bytes:
+    """What a member's mirror serves with under the registry's name, for CERTIFICATE_LIFE. Raises InvalidInput."""
+    key = _load_request(request).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InvalidInput("a certificate request has an ECDSA key")
+    issuer = x509.load_der_x509_certificate(authority).subject
+    name = registry_name(root)
+    builder = _builder(name, issuer, key, now, limits.CERTIFICATE_LIFE, ca=False)
+    spiffe_id = f"spiffe://{root}{_MIRROR}{prefix}"
+    return _sign(_end_entity(builder, spiffe_id, name, ExtendedKeyUsageOID.SERVER_AUTH), authority_key)
+
+
 def issue_registry(authority_key: TlsKey, authority: bytes, key: TlsKey, root: Prefix, now: int) -> bytes:
     """The registry's own server certificate, for ten years."""
     issuer = x509.load_der_x509_certificate(authority).subject
@@ -197,6 +218,20 @@ def read_pem_certificate(pem: bytes) -> Certificate:
         return _read(x509.load_pem_x509_certificate(pem))
     except _UNREADABLE:
         raise InvalidInput("this is not a certificate") from None
+
+
+def is_issued_by(authority: bytes, der: bytes) -> bool:
+    """Whether the league's authority signed a certificate. Both are DER."""
+    try:
+        x509.load_der_x509_certificate(der).verify_directly_issued_by(x509.load_der_x509_certificate(authority))
+    except (*_UNREADABLE, InvalidSignature):
+        return False
+    return True
+
+
+def is_key_of(key: TlsKey, certificate: bytes) -> bool:
+    """Whether it is the private key of a certificate (DER). Raises InvalidInput."""
+    return sha256(_spki(key.private.public_key())).digest() == read_certificate(certificate).key_digest
 
 
 def to_pem(*certificates: bytes) -> bytes:

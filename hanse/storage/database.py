@@ -25,7 +25,7 @@ Connection = sqlite3.Connection
 
 BUSY_TIMEOUT = 60  # seconds; the longest transaction is the end of an `add` of a million files
 LOG_BYTES = 16 * limits.MIB  # to which the write-ahead log is cut after a large transaction
-IDLE = 16  # connections kept for the next who needs one
+IDLE = 64  # connections kept for the next who needs one: as many as threads that serve at once
 
 
 class Database:

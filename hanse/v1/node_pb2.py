@@ -25,47 +25,47 @@ _sym_db = _symbol_database.Default()
 from hanse.v1 import envelope_pb2 as hanse_dot_v1_dot_envelope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13hanse/v1/node.proto\x12\x08hanse.v1\x1a\x17hanse/v1/envelope.proto\"c\n\x0f\x44\x65scribeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\nfirst_page\x18\x03 \x01(\x04\x12\x10\n\x08no_pages\x18\x04 \x01(\x08\x12\r\n\x05grant\x18\x05 \x01(\x0c\"x\n\x10\x44\x65scribeResponse\x12\"\n\x06record\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12$\n\x08manifest\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0c\n\x04salt\x18\x03 \x01(\x0c\x12\x0c\n\x04page\x18\x04 \x01(\x0c\"L\n\rHashesRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07\x65lement\x18\x03 \x01(\x04\x12\r\n\x05grant\x18\x04 \x01(\x0c\" \n\x0eHashesResponse\x12\x0e\n\x06hashes\x18\x01 \x01(\x0c\"k\n\x0c\x46\x65tchRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x1d\n\x05spans\x18\x03 \x03(\x0b\x32\x0e.hanse.v1.Span\x12\r\n\x05grant\x18\x04 \x01(\x0c\x12\x10\n\x08\x64\x65livery\x18\x05 \x01(\x0c\"N\n\x04Span\x12\x0f\n\x07\x65lement\x18\x01 \x01(\x04\x12\x10\n\x08\x65lements\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_chunk\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\x04\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"1\n\nAskRequest\x12#\n\x07request\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"1\n\x0b\x41skResponse\x12\"\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"]\n\x0ePresentRequest\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\'\n\x0brevocations\x18\x02 \x03(\x0b\x32\x12.hanse.v1.Envelope\"\x11\n\x0fPresentResponse\"!\n\x0fStandingRequest\x12\x0e\n\x06grants\x18\x01 \x03(\x0c\";\n\x10StandingResponse\x12\'\n\x07revoked\x18\x01 \x03(\x0b\x32\x16.hanse.v1.RevokedGrant\"E\n\x0cRevokedGrant\x12\r\n\x05grant\x18\x01 \x01(\x0c\x12&\n\nrevocation\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\"\x9c\x01\n\rSettleRequest\x12\"\n\x06papers\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12\x11\n\tseen_size\x18\x04 \x01(\x04\x12\x12\n\nsince_size\x18\x05 \x01(\x04\x12\x17\n\x0fseen_checkpoint\x18\x06 \x01(\t\"\x89\x01\n\x0eSettleResponse\x12\"\n\x07settled\x18\x01 \x03(\x0b\x32\x11.hanse.v1.Settled\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12\x11\n\tseen_size\x18\x04 \x01(\x04\x12\x17\n\x0fseen_checkpoint\x18\x05 \x01(\t\"=\n\x07Settled\x12!\n\x05paper\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0f\n\x07refusal\x18\x02 \x01(\t2\xba\x03\n\x04Node\x12\x43\n\x08\x44\x65scribe\x12\x19.hanse.v1.DescribeRequest\x1a\x1a.hanse.v1.DescribeResponse0\x01\x12=\n\x06Hashes\x12\x17.hanse.v1.HashesRequest\x1a\x18.hanse.v1.HashesResponse0\x01\x12:\n\x05\x46\x65tch\x12\x16.hanse.v1.FetchRequest\x1a\x17.hanse.v1.FetchResponse0\x01\x12\x32\n\x03\x41sk\x12\x14.hanse.v1.AskRequest\x1a\x15.hanse.v1.AskResponse\x12>\n\x07Present\x12\x18.hanse.v1.PresentRequest\x1a\x19.hanse.v1.PresentResponse\x12\x41\n\x08Standing\x12\x19.hanse.v1.StandingRequest\x1a\x1a.hanse.v1.StandingResponse\x12;\n\x06Settle\x12\x17.hanse.v1.SettleRequest\x1a\x18.hanse.v1.SettleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13hanse/v1/node.proto\x12\x08hanse.v1\x1a\x17hanse/v1/envelope.proto\"\x8c\x01\n\x0f\x44\x65scribeRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x12\n\nfirst_page\x18\x03 \x01(\x04\x12\x10\n\x08no_pages\x18\x04 \x01(\x08\x12\r\n\x05grant\x18\x05 \x01(\x0c\x12\x15\n\rcontent_bytes\x18\x06 \x01(\r\x12\x10\n\x08\x64\x65livery\x18\x07 \x01(\x0c\"\x89\x01\n\x10\x44\x65scribeResponse\x12\"\n\x06record\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12$\n\x08manifest\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0c\n\x04salt\x18\x03 \x01(\x0c\x12\x0c\n\x04page\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x05 \x01(\x0c\"L\n\rHashesRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07\x65lement\x18\x03 \x01(\x04\x12\r\n\x05grant\x18\x04 \x01(\x0c\" \n\x0eHashesResponse\x12\x0e\n\x06hashes\x18\x01 \x01(\x0c\"k\n\x0c\x46\x65tchRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x1d\n\x05spans\x18\x03 \x03(\x0b\x32\x0e.hanse.v1.Span\x12\r\n\x05grant\x18\x04 \x01(\x0c\x12\x10\n\x08\x64\x65livery\x18\x05 \x01(\x0c\"N\n\x04Span\x12\x0f\n\x07\x65lement\x18\x01 \x01(\x04\x12\x10\n\x08\x65lements\x18\x02 \x01(\x04\x12\x13\n\x0b\x66irst_chunk\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\x04\"\x1d\n\rFetchResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"1\n\nAskRequest\x12#\n\x07request\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"1\n\x0b\x41skResponse\x12\"\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"]\n\x0ePresentRequest\x12\"\n\x06grants\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\'\n\x0brevocations\x18\x02 \x03(\x0b\x32\x12.hanse.v1.Envelope\"\x11\n\x0fPresentResponse\"!\n\x0fStandingRequest\x12\x0e\n\x06grants\x18\x01 \x03(\x0c\";\n\x10StandingResponse\x12\'\n\x07revoked\x18\x01 \x03(\x0b\x32\x16.hanse.v1.RevokedGrant\"E\n\x0cRevokedGrant\x12\r\n\x05grant\x18\x01 \x01(\x0c\x12&\n\nrevocation\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\"\x9c\x01\n\rSettleRequest\x12\"\n\x06papers\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12\x11\n\tseen_size\x18\x04 \x01(\x04\x12\x12\n\nsince_size\x18\x05 \x01(\x04\x12\x17\n\x0fseen_checkpoint\x18\x06 \x01(\t\"\x89\x01\n\x0eSettleResponse\x12\"\n\x07settled\x18\x01 \x03(\x0b\x32\x11.hanse.v1.Settled\x12\x12\n\ncheckpoint\x18\x02 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x03 \x03(\x0c\x12\x11\n\tseen_size\x18\x04 \x01(\x04\x12\x17\n\x0fseen_checkpoint\x18\x05 \x01(\t\"=\n\x07Settled\x12!\n\x05paper\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0f\n\x07refusal\x18\x02 \x01(\t2\xba\x03\n\x04Node\x12\x43\n\x08\x44\x65scribe\x12\x19.hanse.v1.DescribeRequest\x1a\x1a.hanse.v1.DescribeResponse0\x01\x12=\n\x06Hashes\x12\x17.hanse.v1.HashesRequest\x1a\x18.hanse.v1.HashesResponse0\x01\x12:\n\x05\x46\x65tch\x12\x16.hanse.v1.FetchRequest\x1a\x17.hanse.v1.FetchResponse0\x01\x12\x32\n\x03\x41sk\x12\x14.hanse.v1.AskRequest\x1a\x15.hanse.v1.AskResponse\x12>\n\x07Present\x12\x18.hanse.v1.PresentRequest\x1a\x19.hanse.v1.PresentResponse\x12\x41\n\x08Standing\x12\x19.hanse.v1.StandingRequest\x1a\x1a.hanse.v1.StandingResponse\x12;\n\x06Settle\x12\x17.hanse.v1.SettleRequest\x1a\x18.hanse.v1.SettleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hanse.v1.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DESCRIBEREQUEST']._serialized_start=58
-  _globals['_DESCRIBEREQUEST']._serialized_end=157
-  _globals['_DESCRIBERESPONSE']._serialized_start=159
-  _globals['_DESCRIBERESPONSE']._serialized_end=279
-  _globals['_HASHESREQUEST']._serialized_start=281
-  _globals['_HASHESREQUEST']._serialized_end=357
-  _globals['_HASHESRESPONSE']._serialized_start=359
-  _globals['_HASHESRESPONSE']._serialized_end=391
-  _globals['_FETCHREQUEST']._serialized_start=393
-  _globals['_FETCHREQUEST']._serialized_end=500
-  _globals['_SPAN']._serialized_start=502
-  _globals['_SPAN']._serialized_end=580
-  _globals['_FETCHRESPONSE']._serialized_start=582
-  _globals['_FETCHRESPONSE']._serialized_end=611
-  _globals['_ASKREQUEST']._serialized_start=613
-  _globals['_ASKREQUEST']._serialized_end=662
-  _globals['_ASKRESPONSE']._serialized_start=664
-  _globals['_ASKRESPONSE']._serialized_end=713
-  _globals['_PRESENTREQUEST']._serialized_start=715
-  _globals['_PRESENTREQUEST']._serialized_end=808
-  _globals['_PRESENTRESPONSE']._serialized_start=810
-  _globals['_PRESENTRESPONSE']._serialized_end=827
-  _globals['_STANDINGREQUEST']._serialized_start=829
-  _globals['_STANDINGREQUEST']._serialized_end=862
-  _globals['_STANDINGRESPONSE']._serialized_start=864
-  _globals['_STANDINGRESPONSE']._serialized_end=923
-  _globals['_REVOKEDGRANT']._serialized_start=925
-  _globals['_REVOKEDGRANT']._serialized_end=994
-  _globals['_SETTLEREQUEST']._serialized_start=997
-  _globals['_SETTLEREQUEST']._serialized_end=1153
-  _globals['_SETTLERESPONSE']._serialized_start=1156
-  _globals['_SETTLERESPONSE']._serialized_end=1293
-  _globals['_SETTLED']._serialized_start=1295
-  _globals['_SETTLED']._serialized_end=1356
-  _globals['_NODE']._serialized_start=1359
-  _globals['_NODE']._serialized_end=1801
+  _globals['_DESCRIBEREQUEST']._serialized_start=59
+  _globals['_DESCRIBEREQUEST']._serialized_end=199
+  _globals['_DESCRIBERESPONSE']._serialized_start=202
+  _globals['_DESCRIBERESPONSE']._serialized_end=339
+  _globals['_HASHESREQUEST']._serialized_start=341
+  _globals['_HASHESREQUEST']._serialized_end=417
+  _globals['_HASHESRESPONSE']._serialized_start=419
+  _globals['_HASHESRESPONSE']._serialized_end=451
+  _globals['_FETCHREQUEST']._serialized_start=453
+  _globals['_FETCHREQUEST']._serialized_end=560
+  _globals['_SPAN']._serialized_start=562
+  _globals['_SPAN']._serialized_end=640
+  _globals['_FETCHRESPONSE']._serialized_start=642
+  _globals['_FETCHRESPONSE']._serialized_end=671
+  _globals['_ASKREQUEST']._serialized_start=673
+  _globals['_ASKREQUEST']._serialized_end=722
+  _globals['_ASKRESPONSE']._serialized_start=724
+  _globals['_ASKRESPONSE']._serialized_end=773
+  _globals['_PRESENTREQUEST']._serialized_start=775
+  _globals['_PRESENTREQUEST']._serialized_end=868
+  _globals['_PRESENTRESPONSE']._serialized_start=870
+  _globals['_PRESENTRESPONSE']._serialized_end=887
+  _globals['_STANDINGREQUEST']._serialized_start=889
+  _globals['_STANDINGREQUEST']._serialized_end=922
+  _globals['_STANDINGRESPONSE']._serialized_start=924
+  _globals['_STANDINGRESPONSE']._serialized_end=983
+  _globals['_REVOKEDGRANT']._serialized_start=985
+  _globals['_REVOKEDGRANT']._serialized_end=1054
+  _globals['_SETTLEREQUEST']._serialized_start=1057
+  _globals['_SETTLEREQUEST']._serialized_end=1213
+  _globals['_SETTLERESPONSE']._serialized_start=1216
+  _globals['_SETTLERESPONSE']._serialized_end=1353
+  _globals['_SETTLED']._serialized_start=1355
+  _globals['_SETTLED']._serialized_end=1416
+  _globals['_NODE']._serialized_start=1419
+  _globals['_NODE']._serialized_end=1861
 # @@protoc_insertion_point(module_scope)

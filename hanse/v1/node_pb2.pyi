@@ -28,6 +28,8 @@ class DescribeRequest(_message.Message):
     FIRST_PAGE_FIELD_NUMBER: _builtins.int
     NO_PAGES_FIELD_NUMBER: _builtins.int
     GRANT_FIELD_NUMBER: _builtins.int
+    CONTENT_BYTES_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     """0 for the newest."""
@@ -37,6 +39,10 @@ class DescribeRequest(_message.Message):
     """Only the record and the manifest."""
     grant: _builtins.bytes
     """Digest of the grant under which it is asked for, or empty."""
+    content_bytes: _builtins.int
+    """The content is wanted at once if it has at most so many bytes: then this is a Fetch. 0 for never."""
+    delivery: _builtins.bytes
+    """With content_bytes: the delivery, as in FetchRequest."""
     def __init__(
         self,
         *,
@@ -45,10 +51,12 @@ class DescribeRequest(_message.Message):
         first_page: _builtins.int = ...,
         no_pages: _builtins.bool = ...,
         grant: _builtins.bytes = ...,
+        content_bytes: _builtins.int = ...,
+        delivery: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_page", b"first_page", "grant", b"grant", "id", b"id", "no_pages", b"no_pages", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content_bytes", b"content_bytes", "delivery", b"delivery", "first_page", b"first_page", "grant", b"grant", "id", b"id", "no_pages", b"no_pages", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -56,7 +64,9 @@ Global___DescribeRequest: _TypeAlias = DescribeRequest  # noqa: Y015
 
 @_typing.final
 class DescribeResponse(_message.Message):
-    """The first message has record, manifest and salt; those after it have one page each."""
+    """The first message has record, manifest and salt; those after it have one page each. With the content, the first
+    message has the only page too, and there is no other.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -64,9 +74,12 @@ class DescribeResponse(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
     PAGE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     salt: _builtins.bytes
     page: _builtins.bytes
     """A serialized ManifestPage, to be hashed as it is."""
+    content: _builtins.bytes
+    """All bytes of the only element."""
     @_builtins.property
     def record(self) -> _envelope_pb2.Envelope: ...
     @_builtins.property
@@ -78,10 +91,11 @@ class DescribeResponse(_message.Message):
         manifest: _envelope_pb2.Envelope | None = ...,
         salt: _builtins.bytes = ...,
         page: _builtins.bytes = ...,
+        content: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["manifest", b"manifest", "page", b"page", "record", b"record", "salt", b"salt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "manifest", b"manifest", "page", b"page", "record", b"record", "salt", b"salt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -267,6 +267,7 @@ class Member(_message.Message):
     SUSPENDED_FIELD_NUMBER: _builtins.int
     SUSPENDED_AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    MIRROR_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     display_name: _builtins.str
     organization_version: _builtins.int
@@ -275,6 +276,8 @@ class Member(_message.Message):
     suspended_at: _builtins.int
     """Since when, Unix seconds; 0 unless suspended."""
     reason: _builtins.str
+    mirror: _builtins.bool
+    """It mirrors the registry: what its record names is an address of the registry. SPEC.md section 23."""
     def __init__(
         self,
         *,
@@ -284,10 +287,11 @@ class Member(_message.Message):
         suspended: _builtins.bool = ...,
         suspended_at: _builtins.int = ...,
         reason: _builtins.str = ...,
+        mirror: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "organization_version", b"organization_version", "prefix", b"prefix", "reason", b"reason", "suspended", b"suspended", "suspended_at", b"suspended_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "mirror", b"mirror", "organization_version", b"organization_version", "prefix", b"prefix", "reason", b"reason", "suspended", b"suspended", "suspended_at", b"suspended_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -336,11 +340,14 @@ class Renewal(_message.Message):
     LEAGUE_FIELD_NUMBER: _builtins.int
     ISSUED_AT_FIELD_NUMBER: _builtins.int
     CSR_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     league: _builtins.bytes
     issued_at: _builtins.int
     csr: _builtins.bytes
     """PKCS #10, DER, with the TLS key that the member's own record names."""
+    server: _builtins.bool
+    """Asks for a certificate to serve with under the registry's name: for mirrors alone. SPEC.md section 23.1."""
     def __init__(
         self,
         *,
@@ -348,10 +355,11 @@ class Renewal(_message.Message):
         league: _builtins.bytes = ...,
         issued_at: _builtins.int = ...,
         csr: _builtins.bytes = ...,
+        server: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "issued_at", b"issued_at", "league", b"league", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "issued_at", b"issued_at", "league", b"league", "prefix", b"prefix", "server", b"server"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -210,16 +210,20 @@ class GetCheckpointRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SEEN_SIZE_FIELD_NUMBER: _builtins.int
+    UNTIL_SIZE_FIELD_NUMBER: _builtins.int
     seen_size: _builtins.int
     """Number of entries that the caller has seen; 0 if none."""
+    until_size: _builtins.int
+    """Asks for the proof up to this size instead of the newest; 0 for the newest. For mirrors: SPEC.md section 23.2."""
     def __init__(
         self,
         *,
         seen_size: _builtins.int = ...,
+        until_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["seen_size", b"seen_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seen_size", b"seen_size", "until_size", b"until_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,10 +258,13 @@ class Log(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """A C2SP signed note, in UTF-8, with two signatures by the registry's key."""
     since: _builtins.int
     """The size from which it proves: seen_size, or 0 when the log has never been so large."""
+    until: _builtins.int
+    """The size up to which it proves, if that is not the checkpoint's."""
     @_builtins.property
     def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The RFC 6962 consistency proof from seen_size; empty where there is nothing to prove."""
@@ -268,10 +275,11 @@ class Log(_message.Message):
         checkpoint: _builtins.str = ...,
         consistency: _abc.Iterable[_builtins.bytes] | None = ...,
         since: _builtins.int = ...,
+        until: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,21 +430,29 @@ class PublishOutcome(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     digest: _builtins.bytes
     """SHA-256 of the envelope's pre-authentication encoding."""
     code: Global___PublishOutcome.Code.ValueType
     message: _builtins.str
     """What happened and what to do, when it was not accepted."""
+    wait_seconds: _builtins.int
+    """With CODE_TRY_AGAIN: seconds after which it is worth it; 0: as the sender likes."""
+    pause: _builtins.bool
+    """With wait_seconds: nothing of this organization's is accepted before."""
     def __init__(
         self,
         *,
         digest: _builtins.bytes = ...,
         code: Global___PublishOutcome.Code.ValueType = ...,
         message: _builtins.str = ...,
+        wait_seconds: _builtins.int = ...,
+        pause: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "digest", b"digest", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "digest", b"digest", "message", b"message", "pause", b"pause", "wait_seconds", b"wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

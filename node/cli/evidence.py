@@ -26,19 +26,22 @@ def export_evidence(
 ) -> None:
     """Writes receipts, grants, records, keys and proofs to one file, which only you can read.
 
-    Neither names nor contents of elements are in it. Works without the registry, and says what is missing then.
-    A file that exists is not replaced. `hanse evidence verify FILE`, or hanse/verifier.py alone, says what it proves.
+    Neither names nor contents of elements are in it. Works without the registry, and says what is missing then. If all
+    is exported, checkpoints of the registry that contradict each other come along, and what `hanse monitor` found. A
+    file that exists is not replaced. `hanse evidence verify FILE`, or hanse/verifier.py alone, says what it proves.
 
     \b
     With --json: file, lines, size, receipts, half_receipts, log_size, missing.
     """
-    from hanse.client.league import League
+    from hanse.client.reaching import reach
     from hanse.client.storage.known import FILE, Known
     from hanse.evidence.evidence import Evidence
     from hanse.model.identifier import Identifier, Prefix
     from node.cli.home import own_suffix, storage_of
     from node.cli.progress import counting
     from node.exporting import Selection, Sources, export
+    from node.storage.monitor import FILE as MONITOR
+    from node.storage.monitor import MonitorStorage
 
     begin = parse_since(since, int(time.time())) if since is not None else None
     session.after_interrupt = "Stopped. No file was written."
@@ -56,9 +59,10 @@ def export_evidence(
         path = Path(output or f"evidence-{identity.prefix}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.txt")
         kept = stack.enter_context(Evidence.open(identity))
         known = stack.enter_context(contextlib.closing(Known.open(identity.home / FILE)))
-        league = stack.enter_context(League(identity))
+        league = stack.enter_context(reach(identity))
         report = stack.enter_context(counting("Exporting"))
-        found = export(path.expanduser(), Sources(kept, storage, known, league), chosen, report)
+        monitor = stack.enter_context(contextlib.closing(MonitorStorage.open(identity.home / MONITOR)))
+        found = export(path.expanduser(), Sources(kept, storage, known, league, monitor), chosen, report)
     if session.json:
         document(
             {
@@ -87,10 +91,16 @@ def export_evidence(
 @command("verify", short="What does a file of evidence prove")
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
 @click.option("--key", "keys", metavar="PREFIX=KEYID", multiple=True, help="A key confirmed on another channel.")
+@click.option("--witness", "witnesses", metavar="KEY", multiple=True, help="A witness's key, confirmed likewise.")
 @click.option("--receipt", metavar="HEX", help="One receipt in detail: the beginning of its digest.")
 @click.pass_context
 def verify_evidence(
-    context: click.Context, session: Session, file: str, keys: tuple[str, ...], receipt: str | None
+    context: click.Context,
+    session: Session,
+    file: str,
+    keys: tuple[str, ...],
+    witnesses: tuple[str, ...],
+    receipt: str | None,
 ) -> None:
     """Says of a file, and of each receipt in it, what is proved and what is not.
 
@@ -104,7 +114,8 @@ def verify_evidence(
     """
     from hanse import verifier
 
-    arguments = [*(f"--key={each}" for each in keys), *(["--json"] if session.json else []), "--", file]
+    confirmed = [*(f"--key={each}" for each in keys), *(f"--witness={each}" for each in witnesses)]
+    arguments = [*confirmed, *(["--json"] if session.json else []), "--", file]
     if receipt is not None:
         arguments.insert(0, f"--receipt={receipt}")
     context.exit(verifier.main(arguments, prog="hanse evidence verify"))

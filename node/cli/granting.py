@@ -30,7 +30,7 @@ def list_grants(session: Session, given: bool, held: bool, take: Path | None) ->
 
     Asks the owners of what you hold whether it still holds, and for answers to requests that wait; whoever does not
     answer is named, and what was last known is shown. Each duty says how it is kept: by contract, or by the
-    consumer's node.
+    consumer's node. Of what you hold, it shows what you used; its owner also counts what others used of it.
 
     \b
     With --json, one a line: grant, side (given, held), owner, issuer, to, to_key, ids, operations, purposes,

@@ -117,9 +117,9 @@ def daemon_runs(session: Session) -> bool:
 @contextlib.contextmanager
 def league_of(session: Session) -> Iterator["League"]:
     """The registry, as a member sees it."""
-    from hanse.client.league import League
+    from hanse.client.reaching import reach
 
-    with League(identity_of(session)) as league:
+    with reach(identity_of(session)) as league:
         yield league
 
 

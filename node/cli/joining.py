@@ -53,15 +53,20 @@ def join(session: Session, invitation: str, listen: str | None, advertise: str |
 
 
 @command(short="Run the node")
-def serve(session: Session) -> int:
+@click.option("--witness", metavar="HOST:PORT", help="Cosign the registry's log there; else `witness` of node.toml.")
+def serve(session: Session, witness: str | None) -> int:
     """Run the node: publish what was added, serve those who are allowed.
 
     Prints 'listening on HOST:PORT' when it is ready. SIGTERM ends it gracefully.
+
+    With --witness it signs over plain HTTP that the registry's log continues what it was before, and nothing else. The
+    registry's operator, and whoever is to rely on it, need the key that `hanse status` shows.
     """
+    from hanse.model.address import Address
     from node.app import serve as serve_node
 
     session.after_interrupt = "Stopped."
-    return serve_node(session.folder) or 0
+    return serve_node(session.folder, witness=Address.parse(witness) if witness is not None else None) or 0
 
 
 @command(short="Pin a key that was confirmed outside the network")

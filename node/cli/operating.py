@@ -11,7 +11,7 @@ from node.cli.output import document, documents, facts, line, moment, number, sa
 
 if TYPE_CHECKING:
     from node.doctor import Finding
-    from node.status import OutboxStatus, Status
+    from node.status import Lied, OutboxStatus, Status
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -41,20 +41,27 @@ def status(session: Session) -> None:
     """How the node is: registry, membership, certificate, what waits to be published and why.
 
     \b
-    With --json: prefix, key_id, key_change_pending, league, league_fingerprint, registries, registry_error,
-    registry_answered_at, membership_age, membership_limit, suspended, certificate_until, address, daemon,
-    objects, withdrawn, own_policies, policies_problem, log_entries, log_losses [{prefix, seen}],
-    forks [{prefix, first, second, at}], receipts_waiting, owed [{peer, deliveries, bytes}], waiting,
+    With --json: prefix, key_id, key_change_pending, league, league_fingerprint, registries, registry_address,
+    registry_error, registry_answered_at, membership_age, membership_limit, suspended, certificate_until, address,
+    daemon, objects, withdrawn, own_policies, policies_problem, log_entries, log_losses [{prefix, seen}],
+    forks [{prefix, first, second, at}], registry_lies [{first, second, proof, what, noticed_at,
+    witnesses, forked, two_faced}], monitored, monitored_of, findings [as `hanse monitor` has them], receipts_waiting,
+    owed [{peer, deliveries, bytes}], witness {key, size, at}, witnesses_required, witnesses [name], waiting,
     oldest_waiting_at, last_error, refused [{key, why}].
     """
     from dataclasses import fields
 
+    from node.cli.monitoring import described
     from node.status import status as status_of
 
     found = status_of(session.folder)
     outbox = found.outbox
     if session.json:
         told = {field.name: getattr(found, field.name) for field in fields(found) if field.name != "outbox"}
+        told["witness"] = found.witness and {
+            "key": str(found.witness.key), "size": found.witness.size, "at": found.witness.at
+        }  # fmt: skip
+        told["findings"] = [described(each) for each in found.findings]
         told |= {"waiting": outbox.waiting, "oldest_waiting_at": outbox.oldest_at, "last_error": outbox.last_error}
         document(told | {"refused": outbox.refused})
         return
@@ -83,6 +90,11 @@ def status(session: Session) -> None:
             ),
             ("LOST", "\n".join(f"{each.prefix} has seen {each.seen:,} entries. {_LOST}" for each in found.log_losses)),
             ("FORKED", "\n".join(f"{when(each.at)} by {each.prefix}. {_FORKED}" for each in found.forks)),
+            ("monitor", _monitored(found)),
+            ("witness", _witness(found)),
+            ("requires", _requires(found)),
+            ("IN YOUR NAME", _IN_YOUR_NAME.format(number(len(found.findings), "thing")) if found.findings else ""),
+            ("LIED", "\n".join(map(_lied, found.registry_lies))),
         ],
         indent="  ",
     )
@@ -90,17 +102,47 @@ def status(session: Session) -> None:
 
 _LOST = "Our log does not have them any more: evidence.db seems to be an old backup. That peer still has its papers."
 _FORKED = "What it signed of its log now and before do not fit together: it proves little. Both are kept, see --json."
+_LIED = "Both checkpoints, signed by the registry, are kept: `hanse evidence export` has them."
+_IN_YOUR_NAME = "{} in the registry's log that this home did not sign off: `hanse monitor`"
 _STANDINGS = {None: "not known: the registry has not answered yet", False: "good", True: "SUSPENDED"}
 
 
+def _lied(lie: "Lied") -> str:
+    names = ", ".join(lie.two_faced)
+    signed = f"SIGNED TWO HISTORIES, and is no witness any more: {names}. " if names else ""
+    return f"{when(lie.noticed_at)}: {lie.what}. {signed}{_LIED}"
+
+
 def _registry(found: "Status") -> str:
-    where = ", ".join(map(str, found.registries))
     if not found.registry_error:
-        return f"answers at {where}"
+        others = len(found.registries) - 1
+        more = f", and has {number(others, 'other address', 'other addresses')}" if others > 0 else ""
+        return f"answers at {found.registry_address or 'no address'}{more}"
     if found.membership_age is None:
         return f"{found.registry_error}\nIt has never answered yet."
     left = max(0, found.membership_limit - found.membership_age)
     return f"{found.registry_error}\nWorking with what it said {span(found.membership_age)} ago, for {span(left)} more."
+
+
+def _witness(found: "Status") -> str:
+    own = found.witness
+    if own is None:
+        return ""
+    last = f"{number(own.size, 'entry', 'entries')}, {when(own.at)}" if own.at is not None else "nothing yet"
+    return f"{own.key}\nlast cosigned {last}"
+
+
+def _requires(found: "Status") -> str:
+    if not found.witnesses:
+        return ""
+    return f"{found.witnesses_required} of {number(len(found.witnesses), 'witness', 'witnesses')} of the registry's log"
+
+
+def _monitored(found: "Status") -> str:
+    if not found.monitored_of:
+        return ""
+    of = f" of {found.monitored_of:,}" if found.monitored < found.monitored_of else ""
+    return f"{found.monitored:,}{of} entries of the registry's log followed"
 
 
 def _policies(found: "Status") -> str:

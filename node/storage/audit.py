@@ -67,13 +67,13 @@ class AuditStorage:
             yield Row(number, Decided(who, key_id, asked, version, operation, bool(allowed), why, at), amount)
 
 
-def insert(connection: Connection, decided: Decided, position: int) -> int:
-    """Its number. ``position``: of its leaf."""
+def insert(connection: Connection, decided: Decided, position: int, served: int = 0) -> int:
+    """Its number. ``position``: of its leaf; ``served``: bytes."""
     cursor = connection.execute(
-        f"INSERT INTO audit ({_COLUMNS}, position) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+        f"INSERT INTO audit ({_COLUMNS}, position) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             decided.peer, decided.key_id, decided.object, decided.version, decided.operation, int(decided.allowed),
-            decided.why, decided.at, position,
+            decided.why, decided.at, served, position,
         ),
     )  # fmt: skip
     assert cursor.lastrowid is not None  # noqa: S101 - a row was inserted

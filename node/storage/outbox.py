@@ -6,7 +6,7 @@ key, which could not be accepted either, and stays until somebody looks.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hanse import wire
@@ -93,6 +93,14 @@ class Outbox:
                 (why, next_try_at, seq),
             )
 
+    def put_off(self, seqs: list[int], why: str, next_try_at: int) -> None:
+        """They are to be tried again, not before then, which is less than 300 s from now: one commit for all."""
+        with self._database.writing() as connection:
+            connection.executemany(
+                "UPDATE outbox SET attempts = attempts + 1, last_error = ?, next_try_at = ? WHERE seq = ?",
+                [(why, next_try_at, seq) for seq in seqs],
+            )
+
     def refused(self, seq: int, why: str) -> None:
         """It is not accepted as it is."""
         with self._database.writing() as connection:
@@ -109,6 +117,17 @@ class Outbox:
         """Replaces what waits by what ``sign`` makes of it, after a key rotation. Payloads stay as they are."""
         with self._database.writing() as connection:
             resign(connection, sign)
+
+    def offer_again(self, lost: Sequence[tuple[str, Sequence[Envelope]]], now: int) -> None:
+        """What was acknowledged and lost there: per key all that the registry has not, in the order of versions.
+
+        It takes the place of what waits of that key.
+        """
+        with self._database.writing() as connection:
+            for key, envelopes in lost:
+                connection.execute("DELETE FROM outbox WHERE key = ?", (key,))
+                for each in envelopes:
+                    enqueue(connection, key, each, now)
 
     def remake(self, after: int, now: int, make: Callable[[Envelope, dict[bytes, bytes]], Envelope | None]) -> int:
         """Replaces statements that nobody else has, here and in the catalog, by what ``make`` gives for each.

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hanse import merkle, tiles
@@ -13,14 +13,17 @@ from registry import index
 from registry.accept import Stored
 from registry.index import Document, Phrase, Question
 from registry.storage.base import (
+    OWN_TEXTS,
     Certificate,
     Change,
     Figures,
     Head,
+    Line,
     NewRecord,
     StoredInvitation,
     StoredOrganization,
 )
+from registry.usage import Limits, Usage
 
 
 @dataclass
@@ -41,18 +44,21 @@ class _State:
     invitations: dict[bytes, StoredInvitation] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     membership_version: int = 0
+    usages: dict[Prefix, Usage] = field(default_factory=dict)
 
     def copied(self) -> "_State":
         """What a transaction alters; what is in the lists never changes."""
         organizations = {prefix: list(chain) for prefix, chain in self.organizations.items()}
         return _State(
             list(self.changes), dict(self.objects), organizations, dict(self.members), dict(self.invitations),
-            dict(self.texts), self.membership_version,
+            dict(self.texts), self.membership_version, dict(self.usages),
         )  # fmt: skip
 
 
 class MemoryStorage:
     """See registry.storage.base for what every method promises."""
+
+    distant = False
 
     def __init__(self) -> None:
         self._state = _State()
@@ -65,6 +71,10 @@ class MemoryStorage:
             yield writing
             self._state = writing.state
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator["MemoryStorage"]:
+        yield self
+
     def resolve(self, keys: Sequence[str]) -> dict[str, tuple[bool, bytes]]:
         objects = self._state.objects
         return {
@@ -76,6 +86,9 @@ class MemoryStorage:
 
     def organizations(self, prefix: Prefix, after_version: int) -> list[StoredOrganization]:
         return [each for each in self._state.organizations.get(prefix, ()) if each.version > after_version]
+
+    def newest_organizations(self) -> list[bytes]:
+        return [chain[-1].envelope for chain in self._state.organizations.values()]
 
     def membership(self) -> tuple[int, list[Member]]:
         state = self._state
@@ -131,6 +144,9 @@ class MemoryStorage:
     def _leaf_hashes(self) -> list[bytes]:
         return [merkle.leaf_hash(change.leaf) for change in self._state.changes]
 
+    def usages(self) -> dict[Prefix, Usage]:
+        return dict(self._state.usages)
+
     def find(self, question: Question, as_of: int, limit: int) -> list[int]:
         matches = []
         for record, position in self._state.objects.values():
@@ -139,15 +155,24 @@ class MemoryStorage:
                 continue
             if not (question.issued_from or 0) <= record.issued_at <= (question.issued_until or record.issued_at):
                 continue
-            scores = [_score(phrase, document) for phrase in question.phrases]
-            if all(scores):
-                matches.append((-sum(scores), -position))
-        return [-position for _, position in sorted(matches)[:limit]]
+            if all(any(_has(phrase, text.split()) for text in document.texts) for phrase in question.phrases):
+                matches.append((position, document.texts))
+        return index.ranked(question, sorted(matches, reverse=True)[:limit])
 
-    def records_at(self, positions: Sequence[int]) -> list[bytes]:
+    def records_at(self, positions: Sequence[int]) -> dict[int, bytes]:
         state = self._state
-        newest = [state.objects[state.changes[position - 1].key][0] for position in positions]
-        return [record.envelope for record in newest if record.document is not None]
+        newest = {position: state.objects[state.changes[position - 1].key][0] for position in positions}
+        return {position: record.envelope for position, record in newest.items() if record.document is not None}
+
+    def lines(self, first: int, count: int) -> list[Line]:
+        some = self._state.changes[first - 1 : first - 1 + count]
+        return [_line(position, each) for position, each in enumerate(some, first)]
+
+    def invitations(self) -> list[tuple[bytes, StoredInvitation]]:
+        return list(self._state.invitations.items())
+
+    def texts(self) -> dict[str, str]:
+        return {name: value for name, value in self._state.texts.items() if name not in OWN_TEXTS}
 
     def recall(self, name: str) -> str | None:
         return self._state.texts.get(name)
@@ -160,6 +185,10 @@ class MemoryStorage:
         withdrawn = sum(record.document is None for record, _ in objects)
         return Figures(len(objects), withdrawn, self.last_position(), 0)
 
+    def misindexed(self, documents: Mapping[int, Document]) -> list[int]:
+        newest = {position: record.document for record, position in self._state.objects.values()}
+        return [position for position, document in documents.items() if newest.get(position) != document]
+
     def problems(self) -> list[str]:
         return []
 
@@ -167,27 +196,25 @@ class MemoryStorage:
         pass
 
 
+def _line(position: int, change: _Change) -> Line:
+    if change.certificate is not None:
+        return Line(position, str(change.certificate.prefix), None, change.certificate.issued_at)
+    record = change.record
+    if record is None:
+        return Line(position)
+    return Line(position, record.key, record.version, record.issued_at, record.digest)
+
+
 def _in_order(state: _State) -> list[Member]:
     return [state.members[prefix] for prefix in sorted(state.members)]
 
 
-def _score(phrase: Phrase, document: Document) -> float:
-    return sum(
-        weight * _occurrences(phrase, getattr(document, column).split())
-        for column, weight in zip(index.TEXT_COLUMNS, index.WEIGHTS, strict=False)
-    )
-
-
-def _occurrences(phrase: Phrase, tokens: list[str]) -> int:
-    length = len(phrase.tokens)
-    return sum(
-        tokens[i : i + length - 1] == list(phrase.tokens[:-1])
-        and (
-            tokens[i + length - 1].startswith(phrase.tokens[-1])
-            if phrase.open_ended
-            else tokens[i + length - 1] == phrase.tokens[-1]
-        )
-        for i in range(len(tokens) - length + 1)
+def _has(phrase: Phrase, tokens: list[str]) -> bool:
+    *whole, last = phrase.tokens
+    return any(
+        tokens[i : i + len(whole)] == whole
+        and (tokens[i + len(whole)].startswith(last) if phrase.open_ended else tokens[i + len(whole)] == last)
+        for i in range(len(tokens) - len(whole))
     )
 
 
@@ -209,11 +236,28 @@ class MemoryWriting:
         for record in records:
             leaf = digest_leaf(Kind.RECORD, record.digest)
             self.state.changes.append(_Change(record.envelope, leaf, record.key, record))
+            owner = Prefix(record.key.partition("/")[0])
+            self._count(owner, objects=record.key not in self.state.objects, size=len(record.envelope))
             self.state.objects[record.key] = (record, len(self.state.changes))
 
     def put_organization(self, prefix: Prefix, organization: StoredOrganization) -> None:
         self.state.organizations.setdefault(prefix, []).append(organization)
         self.state.changes.append(_Change(organization.envelope, digest_leaf(Kind.ORGANIZATION, organization.digest)))
+        self._count(prefix, objects=0, size=len(organization.envelope))
+
+    def _count(self, prefix: Prefix, *, objects: int, size: int) -> None:
+        before = self.usage(prefix)
+        after = replace(before, objects=before.objects + objects, bytes=before.bytes + size)
+        self.state.usages[prefix] = after
+
+    def usage(self, prefix: Prefix, *, exact: bool = True) -> Usage:  # noqa: ARG002
+        return self.state.usages.get(prefix, Usage())
+
+    def put_pace(self, prefix: Prefix, paid_until: float) -> None:
+        self.state.usages[prefix] = replace(self.usage(prefix), paid_until=paid_until)
+
+    def put_limits(self, prefix: Prefix, limits: Limits) -> None:
+        self.state.usages[prefix] = replace(self.usage(prefix), limits=limits)
 
     def organization_digest(self, prefix: Prefix, version: int) -> bytes | None:
         chain = self.state.organizations.get(prefix, ())
@@ -256,6 +300,15 @@ class MemoryWriting:
 
     def spend_invitation(self, secret_hash: bytes, organization_digest: bytes, now: int) -> None:  # noqa: ARG002
         self.state.invitations[secret_hash] = replace(self.state.invitations[secret_hash], spent_by=organization_digest)
+
+    def head(self) -> Head:
+        hashes = [merkle.leaf_hash(change.leaf) for change in self.state.changes]
+        return Head(len(hashes), merkle.root(hashes))
+
+    def reindex(self, documents: Iterable[tuple[int, Document]]) -> None:
+        found = dict(documents)
+        for key, (record, position) in self.state.objects.items():
+            self.state.objects[key] = (replace(record, document=found.get(position)), position)
 
     def remember(self, name: str, value: str) -> None:
         self.state.texts[name] = value

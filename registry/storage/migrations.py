@@ -90,6 +90,37 @@ STEPS = (
     CREATE TABLE tree (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL, root BLOB NOT NULL);
     INSERT INTO tree VALUES (1, 0, x'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855');
     """,
+    """
+    -- Whether the member mirrors the registry, and whoever joins by the invitation will.
+    ALTER TABLE members ADD COLUMN mirror INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE invitations ADD COLUMN mirror INTEGER NOT NULL DEFAULT 0;
+    """,
+    """
+    -- What each organization has stored (registry.usage), and the limits that the operator set for it: NULL says
+    -- nothing. paid_until is Unix seconds.
+    CREATE TABLE usage (
+        prefix TEXT PRIMARY KEY,
+        objects INTEGER NOT NULL DEFAULT 0,
+        bytes INTEGER NOT NULL DEFAULT 0,
+        paid_until REAL NOT NULL DEFAULT 0,
+        records_limit INTEGER,
+        pace_limit INTEGER,
+        bytes_limit INTEGER
+    ) WITHOUT ROWID;
+    INSERT INTO usage (prefix, objects, bytes)
+        SELECT prefix, sum(objects), sum(bytes) FROM (
+            SELECT substr(o.key, 1, instr(o.key, '/') - 1) AS prefix, count(DISTINCT o.number) AS objects,
+                sum(length(c.envelope)) AS bytes
+            FROM objects o JOIN changes c ON c.object = o.number GROUP BY 1
+            UNION ALL SELECT prefix, 0, sum(length(envelope)) FROM organizations GROUP BY prefix
+        ) GROUP BY prefix;
+    """,
+    """
+    -- Every word of the texts that search has, or had: what the beginning of one may mean.
+    CREATE TABLE words (word TEXT PRIMARY KEY) WITHOUT ROWID;
+    CREATE VIRTUAL TABLE indexed USING fts5vocab(search, col);
+    INSERT INTO words SELECT DISTINCT term FROM indexed WHERE col <> 'facets';
+    """,
 )
 
 _LOGGED = 2  # since this version of the schema there is a log

@@ -14,21 +14,15 @@ from hanse.model.identifier import Prefix
 from hanse.model.organization import IdentityKey, NodeEndpoint, OrganizationRecord
 from hanse.signing import SigningKey, sign
 from hanse.transparency import certificate_leaf, leaf_of, membership_leaf
+from registry.checking import log_problems
 from registry.index import Document
 from registry.storage.base import Certificate, Change, Head, NewRecord, Storage, StoredOrganization
-from registry.storage.memory import MemoryStorage
 from registry.storage.migrations import STEPS
 from registry.storage.sqlite import SqliteStorage
+from registry.usage import Usage
 
 NORTH = Prefix("86.north")
 KEY = SigningKey.generate()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def storage(request, tmp_path):
-    made = MemoryStorage() if request.param == "memory" else SqliteStorage(tmp_path / "registry.db")
-    yield made
-    made.close()
 
 
 def envelope(number: int, version: int = 1) -> Envelope:
@@ -60,6 +54,10 @@ def put(storage: Storage, *records: NewRecord) -> None:
         writing.put_records(records)
 
 
+def problems(storage: Storage) -> list[str]:
+    return storage.problems() + log_problems(storage)
+
+
 def nodes(storage: Storage, size: int) -> merkle.Nodes:
     def tile(level: int, number: int) -> tiles.Subtrees:
         found = storage.tile(level, number, tiles.width(level, number, size))
@@ -78,7 +76,7 @@ def test_given_nothing_then_the_log_is_empty(storage):
     assert storage.tile(0, 0, 1) is None
     assert storage.leaves(0, 10) == []
     assert storage.located_membership() is None
-    assert storage.problems() == []
+    assert problems(storage) == []
 
 
 def test_given_changes_of_all_kinds_then_each_is_a_leaf_at_its_position(storage):
@@ -109,7 +107,7 @@ def test_given_changes_of_all_kinds_then_each_is_a_leaf_at_its_position(storage)
     assert storage.located_organization(NORTH) == (stored.envelope, 1)
     assert storage.located_membership() == 2
     assert storage.located_organization(Prefix("86.south")) is None
-    assert storage.problems() == []
+    assert problems(storage) == []
 
 
 @pytest.mark.parametrize("groups", [(1,), (1, 1, 1), (255, 1, 1), (256,), (257, 255), (300, 500, 1), (1, 1023, 1)])
@@ -127,7 +125,7 @@ def test_given_groups_of_any_size_then_root_and_proofs_are_those_of_all_leaves(s
     for old, newer in itertools.combinations(heads, 2):
         proof = merkle.consistency_proof(nodes(storage, newer.size), old.size, newer.size)
         merkle.verify_consistency(old.size, old.root, newer.size, newer.root, proof)
-    assert storage.problems() == []
+    assert problems(storage) == []
 
 
 def test_given_an_error_in_a_transaction_then_the_log_is_as_before(storage):
@@ -140,7 +138,7 @@ def test_given_an_error_in_a_transaction_then_the_log_is_as_before(storage):
     assert storage.head() == before
     put(storage, new(2))
     assert storage.head() == Head(2, root(leaf_of(envelope(1)), leaf_of(envelope(2))))
-    assert storage.problems() == []
+    assert problems(storage) == []
 
 
 def test_given_two_connections_that_write_in_turns_then_there_is_one_log(tmp_path: Path):
@@ -148,7 +146,7 @@ def test_given_two_connections_that_write_in_turns_then_there_is_one_log(tmp_pat
     for number in range(600):
         put((one, other)[number % 2], new(number))
     assert one.head() == other.head() == Head(600, root(*(leaf_of(envelope(number)) for number in range(600))))
-    assert one.problems() == []
+    assert problems(one) == []
     one.close()
     other.close()
 
@@ -180,8 +178,12 @@ def test_given_a_database_from_before_the_log_then_its_tree_is_built(tmp_path: P
     leaves += [leaf_of(envelope(number)) for number in range(1000)]
     assert storage.head() == Head(1003, root(*leaves))
     assert storage.located_organization(NORTH) == (chain[1][0].envelope, 2)
-    assert storage.problems() == []
+    size = sum(len(each.envelope) for each, _ in chain) + sum(len(new(number).envelope) for number in range(1000))
+    assert storage.usages() == {NORTH: Usage(1000, size)}
+
+    assert problems(storage) == []
     put(storage, new(1000))
+    assert storage.usages()[NORTH].objects == 1001
     assert storage.head() == Head(1004, root(*leaves, leaf_of(envelope(1000))))
     storage.close()
 
@@ -191,6 +193,7 @@ def test_given_a_database_from_before_the_log_then_its_tree_is_built(tmp_path: P
     [
         ("UPDATE tiles SET hashes = zeroblob(length(hashes)) WHERE level = 0 AND number = 1", "tiles of the log"),
         ("UPDATE tiles SET hashes = zeroblob(length(hashes)) WHERE level = 1", "tiles of the log"),
+        ("UPDATE usage SET objects = objects - 1", "1 organizations whose identifiers are not as many as were counted"),
         ("INSERT INTO tiles VALUES (0, 9, zeroblob(32))", "tiles of entries that are missing"),
         ("UPDATE tree SET root = zeroblob(32)", "under one root"),
         ("UPDATE tree SET size = size - 1", "the log says 699 entries"),
@@ -204,9 +207,9 @@ def test_given_a_damaged_log_then_check_finds_it(tmp_path: Path, sabotage: str, 
     path = tmp_path / "registry.db"
     storage = SqliteStorage(path)
     put(storage, *(new(number) for number in range(700)))
-    assert storage.problems() == []
+    assert problems(storage) == []
     with sqlite3.connect(path) as connection:
         connection.execute(sabotage)
     connection.close()
-    assert any(found in each for each in storage.problems()), storage.problems()
+    assert any(found in each for each in problems(storage)), problems(storage)
     storage.close()

@@ -93,7 +93,7 @@ def play(commands: list[str], folder: Path) -> Iterator[tuple[str, str]]:
 
 def _published(place: Path, environment: dict[str, str]) -> None:
     """The reader takes longer to type the next command than the node to publish."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         told = subprocess.run(
             ["hanse", "status", "--home", "north", "--json"],

@@ -17,7 +17,7 @@ COMMON = {"--home", "--json", "--debug", "--help", "-h"}
 # The agreed commands: name -> (arguments, options). An argument in [] may be left out.
 COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "join": (["INVITATION"], {"--listen", "--advertise"}),
-    "serve": ([], set()),
+    "serve": ([], {"--witness"}),
     "add": (
         ["PATH"],
         {
@@ -58,8 +58,15 @@ COMMANDS: dict[str, tuple[list[str], set[str]]] = {
     "audit": ([], {"--peer", "--object", "--since"}),
     "evidence": ([], set()),
     "evidence export": ([], {"-o", "--output"}),
-    "evidence verify": (["FILE"], {"--key", "--receipt"}),
+    "evidence verify": (["FILE"], {"--key", "--witness", "--receipt"}),
     "evidence erase": (["POSITION..."], {"--yes"}),
+    "monitor": ([], {"--once"}),
+    "witness": ([], set()),
+    "witness list": ([], set()),
+    "witness add": (["KEY"], set()),
+    "witness remove": (["NAME"], set()),
+    "witness require": (["N"], set()),
+    "accept-registry": ([], {"--size", "--root", "--yes"}),
     "trust": (["PREFIX", "KEYID"], set()),
     "rotate-key": ([], set()),
     "doctor": (["[ID|PREFIX]"], set()),
@@ -89,15 +96,20 @@ BEYOND = {
     ("requests", "--sent"),  # what became of one's own requests, for machines too
     ("narrow", "--pass-on"),  # whether who gets it may narrow it in turn: not unless it is said
     ("evidence verify", ""),  # whoever exports wants to see what an auditor will, without a word of Python
+    ("monitor", "--all"),  # what was dismissed is not gone
+    ("monitor", "--dismiss"),  # an alarm that cannot be answered is soon not heard
     ("evidence erase", ""),  # the legal duty for which leaves of the log are salted
 }
 REPEATABLE = {
     ("add", "--subject"), ("add", "--relation"), ("add", "--allow"), ("fetch", "--element"),
-    ("evidence verify", "--key"), ("terms", "--allow"), ("terms", "--purpose"), ("terms", "--duty"),
-    ("terms", "--operation"),
+    ("evidence verify", "--key"), ("monitor", "--dismiss"), ("terms", "--allow"), ("terms", "--purpose"),
+    ("terms", "--duty"), ("terms", "--operation"),
     ("request", "--purpose"), ("fetch", "--purpose"), ("narrow", "--object"), ("narrow", "--purpose"),
 }  # fmt: skip
-REGISTRY_COMMANDS = {"init", "invite", "serve", "orgs", "suspend", "restore", "status", "check"}
+REGISTRY_COMMANDS = {
+    "init", "mirror", "promote", "invite", "serve", "orgs", "suspend", "restore", "status", "check", "backup", "export",
+    "verify", "import", "limit", "probe", "migrate-store",
+}  # fmt: skip
 
 
 def _every(group: click.Group = main, before: str = "") -> dict[str, click.Command]:

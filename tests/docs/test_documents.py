@@ -139,9 +139,10 @@ def test_the_modes_of_terms_and_the_parts_of_conditions_are_all_listed() -> None
 
 def test_sections_and_decisions_are_counted_without_a_gap() -> None:
     sections = [int(number) for number in re.findall(r"^## (\d+)\. ", SPEC, re.MULTILINE)]
-    decisions = re.findall(r"^## D(\d+)\. ", (REPOSITORY / "proto" / "DECISIONS.md").read_text(), re.MULTILINE)
+    text = (REPOSITORY / "proto" / "DECISIONS.md").read_text()
+    decisions = [int(number) for number in re.findall(r"^## D(\d+)\. ", text, re.MULTILINE)]
     assert sections == list(range(1, len(sections) + 1))
-    assert [int(number) for number in decisions] == list(range(1, len(decisions) + 1))
+    assert decisions == list(range(1, len(decisions) + 1))
 
 
 def test_the_non_goals_come_last() -> None:

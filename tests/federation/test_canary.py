@@ -116,7 +116,7 @@ class Scene:
                 chain=own.member_certificate,
             )
         ) as channel:
-            call = channel.unary_stream(f"/hanse.v1.Node/{method}")(request.SerializeToString(), timeout=20)
+            call = channel.unary_stream(f"/hanse.v1.Node/{method}")(request.SerializeToString(), timeout=60)
             with pytest.raises(grpc.RpcError) as ended:
                 for _ in call:
                     pass
@@ -308,7 +308,7 @@ def test_nothing_of_it_is_in_what_anybody_was_told(scene: Scene) -> None:
 
 def test_nothing_of_it_is_in_the_metrics(scene: Scene) -> None:
     until(lambda: scene.north.process.running, "the node")
-    with urllib.request.urlopen(f"http://127.0.0.1:{scene.metrics}/metrics", timeout=10) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{scene.metrics}/metrics", timeout=60) as page:
         text = page.read()
     assert b"hanse_requests_total" in text
     assert seen(text) == []

@@ -79,7 +79,7 @@ def test_it_cleans_up_when_it_is_stopped(tmp_path: Path, number: signal.Signals,
     until(lambda: passage in _told(tmp_path) or demo.poll() is not None, passage, 120)
     time.sleep(0.3)  # somewhere in the scene
     demo.send_signal(number)
-    assert demo.wait(60) == 130, _told(tmp_path)
+    assert demo.wait(90) == 130, _told(tmp_path)
     assert "Nothing is left running" in _told(tmp_path)
     assert "Traceback" not in _told(tmp_path)
     assert _left_running(tmp_path) == []
@@ -90,6 +90,6 @@ def test_it_keeps_its_folder_if_asked_to(tmp_path: Path) -> None:
     demo = _start(tmp_path, "--keep", str(tmp_path / "kept"))
     until(lambda: "2  Three organizations" in _told(tmp_path) or demo.poll() is not None, "the second scene", 120)
     demo.send_signal(signal.SIGINT)
-    assert demo.wait(60) == 130, _told(tmp_path)
+    assert demo.wait(90) == 130, _told(tmp_path)
     assert (tmp_path / "kept/registry/home/registry.toml").exists()
     assert _left_running(tmp_path) == []

@@ -226,7 +226,7 @@ def test_a_revocation_and_a_deletion_are_in_the_file(north: Node, acme: Node, tm
         return any("signed that its copy's key was destroyed" in each for each in of(found, id)[0]["proved"])
 
     acme.command("grants")  # learns of the revocation, and lets go of the key
-    until(deleted, "the deletion to be told", 60)
+    until(deleted, "the deletion to be told")
     (receipt,) = of(proved(north, exported(north, tmp_path, "--object", id)), id)
     assert any("was revoked by 86.north" in each for each in receipt["proved"])
     assert receipt["verdict"] == "proved"

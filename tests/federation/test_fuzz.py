@@ -243,7 +243,7 @@ def test_any_message_to_the_node(scene: Scene, method: str, data: st.DataObject)
         request.id = TRIAL
     if hasattr(request, "version") and data.draw(st.booleans()):
         request.version = 1
-    call = scene.to_node.unary_stream(f"/hanse.v1.Node/{method}")(request.SerializeToString(), timeout=20)
+    call = scene.to_node.unary_stream(f"/hanse.v1.Node/{method}")(request.SerializeToString(), timeout=60)
     assert ended(call) not in BUG, request
 
 
@@ -251,7 +251,7 @@ def test_any_message_to_the_node(scene: Scene, method: str, data: st.DataObject)
 @given(data=st.binary(max_size=200))
 @few
 def test_any_bytes_to_the_node(scene: Scene, method: str, data: bytes) -> None:
-    assert ended(scene.to_node.unary_stream(f"/hanse.v1.Node/{method}")(data, timeout=20)) not in BUG
+    assert ended(scene.to_node.unary_stream(f"/hanse.v1.Node/{method}")(data, timeout=60)) not in BUG
 
 
 PAPERS: dict[str, tuple[PayloadType, type[Message], str]] = {
@@ -296,7 +296,7 @@ def test_any_paper_that_a_member_signs(scene: Scene, kind: str, data: st.DataObj
         "grant": node_pb2.PresentRequest(grants=[paper]),
         "revocation": node_pb2.PresentRequest(revocations=[paper]),
     }.get(kind) or node_pb2.SettleRequest(papers=[paper])
-    call = scene.to_node.unary_stream(f"/hanse.v1.Node/{method}")(asked.SerializeToString(), timeout=20)
+    call = scene.to_node.unary_stream(f"/hanse.v1.Node/{method}")(asked.SerializeToString(), timeout=60)
     assert ended(call) not in BUG, message
 
 
@@ -309,7 +309,7 @@ REGISTRY: dict[str, type[Message]] = {
 def call_registry(scene: Scene, method: str, *requests: bytes) -> grpc.StatusCode:
     path = f"/hanse.v1.Registry/{method}"
     if method == "Publish":
-        stream = scene.to_registry.stream_stream(path)(iter(requests), metadata=scene.metadata, timeout=20)
+        stream = scene.to_registry.stream_stream(path)(iter(requests), metadata=scene.metadata, timeout=60)
         return ended(stream)
     if method == "Watch":
         watching = scene.to_registry.unary_stream(path)(requests[0], metadata=scene.metadata, timeout=0.1)
@@ -318,7 +318,7 @@ def call_registry(scene: Scene, method: str, *requests: bytes) -> grpc.StatusCod
 
 
 def _unary(call: Any, request: bytes, metadata: Any) -> Iterator[Any]:
-    yield call(request, metadata=metadata, timeout=20)
+    yield call(request, metadata=metadata, timeout=60)
 
 
 @pytest.mark.parametrize("method", REGISTRY)
@@ -372,7 +372,7 @@ def test_methods_and_services_that_are_not_there(scene: Scene) -> None:
         for path in ("/hanse.v1.Node/Nope", "/hanse.v1.Registry/Nope", "/x/y", "/", "//", "/hanse.v1.Node/"):
             call = channel.unary_unary(path)
             with pytest.raises(grpc.RpcError) as refused:
-                call(os.urandom(10), timeout=10, metadata=scene.metadata)
+                call(os.urandom(10), timeout=60, metadata=scene.metadata)
             failed: Any = refused.value
             assert failed.code() is grpc.StatusCode.UNIMPLEMENTED, path
 

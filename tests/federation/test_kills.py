@@ -45,10 +45,11 @@ pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("kills")]
 
 NORTH, SOUTH = "86.north", "86.south"
 
-# What may be under way between the two processes when one of them dies, and is then sent again: what the reader has
-# queued (8 messages of 1 MiB) and hashes, what HTTP/2's window and the sockets' buffers hold (up to 16 MiB on a fast
-# machine), what the sender prepares (2 messages), small files that no line of the journal covers yet (1 MiB).
-IN_FLIGHT = 24 * MIB
+# What may be under way between the two processes when one of them dies, and is then sent again, in MiB: what HTTP/2's
+# window and all buffers hold (two windows of 8, and 1 that is being sent: test_access.py asks for less than four), what
+# the reader has queued (8), is about to queue (1), hashes and writes (2: chunks and messages do not line up), what
+# no line of the journal covers yet of small files (1), and what the sender counts before it notices (1 or 2).
+IN_FLIGHT = 32 * MIB
 DESCRIPTION = MIB  # of a folder: its pages are asked for anew by each run
 KILLS = 7
 
@@ -153,7 +154,7 @@ def changes(node: Node, last: str) -> Iterator[tuple[str, int]]:
     """All that was ever published, in order, up to the first version of ``last``."""
     with Registry(Identity.load(Home.open(node.home, MARKER, ""))) as registry:
         for change in registry.watch():
-            if change.envelope.payload_type == PayloadType.RECORD:
+            if change.envelope is not None and change.envelope.payload_type == PayloadType.RECORD:
                 record = wire.decode_record(change.envelope.payload)
                 yield str(record.id), record.version
                 if str(record.id) == last:
@@ -191,7 +192,7 @@ def test_what_was_acknowledged_is_published_once_in_the_end(
     adder.kill()
     acknowledged |= {each["id"]: each["version"] for each in told(adder)}
     assert len(acknowledged) > 100, adder.everything
-    north.published(60)
+    north.published()
     last = north.json("add", tmp_path / f"{victim}-0-0", "--id", f"{victim}/last", "--open")["id"]
     north.published()
     assert not north.json("status")["refused"]
@@ -216,13 +217,14 @@ def test_what_was_acknowledged_is_published_once_in_the_end(
 
 def test_an_add_that_is_killed_left_all_or_nothing(north: Node, folder: Path) -> None:
     instants = chance("add, killed")
-    began = time.monotonic()
-    assert north.json("add", folder, "--id", "whole", "--unlisted")["elements"] == 4000
-    whole = time.monotonic() - began
+    for name in ("first", "whole"):
+        began = time.monotonic()
+        assert north.json("add", folder, "--id", name, "--unlisted")["elements"] == 4000
+        whole = time.monotonic() - began  # the second time as those that follow
     finished = 0
     for number in range(10):
         adding = north.begin(f"add-{number}", "add", folder, "--id", f"killed-{number}", "--unlisted")
-        time.sleep(instants.uniform(0.3, 1.3) * whole)
+        time.sleep(instants.uniform(0.05, 1.2) * whole)
         adding.kill()
         with catalog_of(north) as (catalog, storage):
             entry = next((each for each in catalog.list() if each.id.suffix == f"killed-{number}"), None)
@@ -257,7 +259,7 @@ def _sent(north: Node) -> int:
     )
 
     def quiet() -> str | None:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
             text = str(answer.read().decode())
         return text if "\nhanse_open_streams 0.0\n" in text else None
 
@@ -358,7 +360,7 @@ def _somewhere(instants: random.Random, process: Process, done: Callable[[], int
         time.sleep(instants.uniform(0, 1.2))
         return
     goal = before + instants.randint(1, step)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while process.running and done() < goal and time.monotonic() < deadline:
         time.sleep(0.001)
 
@@ -427,13 +429,16 @@ def test_a_change_of_keys_that_is_killed_leaves_a_node_that_works(
     north.command("add", tmp_path / "data", "--id", "before-rotations", "--open")
     north.published()
     pinned = south.json("resolve", f"{NORTH}/before-rotations")["signed_by"]["key_id"]
-    began = time.monotonic()
-    north.command("rotate-key")
-    whole = time.monotonic() - began
-    keys, previous = {north.json("status")["key_id"]}, north.home / "keys/identity.previous.pem"
+    previous = north.home / "keys/identity.previous.pem"
+    for _ in range(2):
+        began = time.monotonic()
+        north.command("rotate-key")
+        whole = time.monotonic() - began  # the second time as those that follow
+        until(lambda: not previous.exists(), "the change of keys to be acknowledged")
+    keys = {north.json("status")["key_id"]}
     for number in range(6):
         rotating = north.begin(f"rotate-{number}", "rotate-key")
-        time.sleep(instants.uniform(0.4, 1.05) * whole)
+        time.sleep(instants.uniform(0.1, 1.05) * whole)
         rotating.kill()
         assert rotating.code in (0, -9), rotating.everything
         north.command("add", tmp_path / "data", "--id", f"rotated-{number}", "--open")

@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from pathlib import Path
 import pytest
 
 from tests.breaking import wrong_clock
+from tests.forking import fork
 from tests.leasing import PURPOSE, deletions_at, found, keys_of, wrap_leased
-from tests.processes import ROOT, League, Node, environment, until
+from tests.processes import ROOT, League, Node, begin, environment, until
 
 pytestmark = [pytest.mark.federation, pytest.mark.timeout(300), pytest.mark.xdist_group("leases")]
 
@@ -57,9 +59,12 @@ class Scene:
 
     def read(self, id: str, name: str) -> bytes:
         argv = [sys.executable, "-m", "node.cli", "open", id, "--element", name, "--home", str(self.acme.home)]
-        done = subprocess.run(argv, capture_output=True, cwd=ROOT, env=environment(), check=False, timeout=60)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            done = begin(argv, out.fileno(), err.fileno(), environment()).wait(90)
+            for file in (out, err):
+                file.seek(0)
+            assert done == 0, err.read().decode()
+            return out.read()
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_what_is_leased_is_kept_read_and_gone_in_time(scene: Scene, tmp_path: Path) -> None:
-    id = scene.wrapped(12)
+    id = scene.wrapped(20)
     scene.acme.start()
     refused = scene.acme.command("fetch", id, "--purpose", PURPOSE, "-o", tmp_path / "out", expect=2)
     assert "kept in the vault of this home" in refused.stderr
@@ -86,7 +91,7 @@ def test_what_is_leased_is_kept_read_and_gone_in_time(scene: Scene, tmp_path: Pa
     assert "kept in the vault" in told
     (lease,) = scene.acme.lines("leases")
     assert (lease["id"], lease["state"], lease["enforced"]) == (id, "kept", "by the consumer's node")
-    assert abs(lease["until"] - fetched_at - 12) < 5
+    assert abs(lease["until"] - fetched_at - 20) < 15
 
     listed = scene.acme.json("open", id)
     assert {each["name"]: each["bytes"] for each in listed["elements"]} == {
@@ -99,12 +104,12 @@ def test_what_is_leased_is_kept_read_and_gone_in_time(scene: Scene, tmp_path: Pa
     keys = keys_of(scene.acme.home)
     assert len(keys) == 1
 
-    until(lambda: not (scene.acme.home / "vault").exists(), "the vault to be emptied", 40)
-    assert lease["until"] - 1 <= time.time() <= lease["until"] + 6
+    until(lambda: not (scene.acme.home / "vault").exists(), "the vault to be emptied")
+    assert lease["until"] - 1 <= time.time() <= lease["until"] + 20
     assert not scene.traces(*keys)
     (deletion,) = until(lambda: deletions_at(scene.north), "the owner to be told")
     assert (str(deletion.id), deletion.reason, str(deletion.consumer)) == (id, "expired", "86.acme")
-    assert abs(deletion.deleted_at - lease["until"]) <= 6
+    assert abs(deletion.deleted_at - lease["until"]) <= 20
     until(lambda: scene.acme.lines("leases") == [], "the deletion to be noted as delivered")
     (seen,) = scene.north.lines("leases", "--reported")
     assert (seen["id"], seen["peer"], seen["reason"], seen["grant"]) == (id, "86.acme", "expired", lease["grant"])
@@ -121,20 +126,20 @@ def test_it_is_read_while_the_owner_and_the_registry_are_away(scene: Scene) -> N
     scene.league.registry.kill()
     started = time.monotonic()
     assert scene.read(id, NAME) == ROWS
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("first", [["list"], ["status"], ["leases"], ["serve"]])
 def test_what_expired_while_nothing_ran_is_destroyed_by_the_first_command(scene: Scene, first: list[str]) -> None:
-    id = scene.wrapped(3)
+    id = scene.wrapped(8)
     scene.fetch(id)
     keys = keys_of(scene.acme.home)
     assert len(keys) == 1
-    time.sleep(4)
+    time.sleep(8.5)
     assert keys_of(scene.acme.home) == keys
     if first == ["serve"]:
         scene.acme.start()
-        until(lambda: not (scene.acme.home / "vault").exists(), "the daemon to sweep", 10)
+        until(lambda: not (scene.acme.home / "vault").exists(), "the daemon to sweep")
     else:
         scene.acme.command(*first)
     assert not (scene.acme.home / "vault").exists()
@@ -153,7 +158,7 @@ def test_a_revocation_destroys_within_seconds(scene: Scene) -> None:
     keys = keys_of(scene.acme.home)
     (held,) = scene.acme.lines("grants", "--held")
     scene.north.command("revoke", held["grant"])
-    until(lambda: not (scene.acme.home / "vault").exists(), "the vault to be emptied", 20)
+    until(lambda: not (scene.acme.home / "vault").exists(), "the vault to be emptied")
     assert not scene.traces(*keys)
     (deletion,) = until(lambda: deletions_at(scene.north), "the owner to be told")
     assert (str(deletion.id), deletion.reason) == (id, "revoked")
@@ -185,16 +190,22 @@ def test_it_is_deleted_when_somebody_asks(scene: Scene) -> None:
 
 def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(scene: Scene) -> None:
     id = scene.wrapped(LONG)
-    chance, kills = random.Random(11), 0
-    for number in range(12):
+    for _ in range(2):
+        began = time.monotonic()
+        scene.fetch(id)
+        whole = time.monotonic() - began  # the second time as those that follow
+        scene.acme.command("leases", "--delete", id)
+    chance, kills, number = random.Random(11), 0, 0
+    while kills < 8:
+        number += 1
+        assert number < 60, f"{kills} kills"
         process = scene.acme.begin(f"fetch{number}", "fetch", id, "--purpose", PURPOSE)
-        time.sleep(0.3 + 0.03 * number + chance.random() * 0.05)
-        if process.running:
-            process.send(signal.SIGKILL)
-            kills += 1
-        process.wait()
+        time.sleep(chance.uniform(0, 1) * whole)
+        process.send(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
         assert not scene.traces()
-    assert kills >= 4
+        if process.code == 0:
+            scene.acme.command("leases", "--delete", id)
     scene.fetch(id)
     assert scene.read(id, "large") == LARGE
     (lease,) = [each for each in scene.acme.lines("leases") if each["state"] == "kept"]
@@ -205,13 +216,13 @@ def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(
 
 
 def test_a_clock_that_is_set_back_two_days_prolongs_nothing(scene: Scene) -> None:
-    id = scene.wrapped(8)
+    id = scene.wrapped(12)
     scene.fetch(id)
     keys = keys_of(scene.acme.home)
     late = Node(scene.acme.prefix, scene.acme.home, scene.folder.parent / "late", **wrong_clock(-2))
     late.command("list")
     assert keys_of(scene.acme.home) == keys
-    time.sleep(8)
+    time.sleep(12.5)
     late.command("list")
     assert not (scene.acme.home / "vault").exists()
     assert not scene.traces(*keys)
@@ -221,12 +232,12 @@ def test_a_clock_that_is_set_back_two_days_prolongs_nothing(scene: Scene) -> Non
 def test_a_daemon_that_is_killed_when_something_expires_has_it_finished_by_the_next(
     scene: Scene, tmp_path: Path
 ) -> None:
-    id = scene.wrapped(6)
+    id = scene.wrapped(8)
     scene.fetch(id)
     (key,) = keys_of(scene.acme.home)
     home, copy, chance = scene.acme.home, tmp_path / "copy", random.Random(5)
     shutil.copytree(home, copy)
-    time.sleep(6)
+    time.sleep(8.5)
     for _ in range(5):
         restored(home, copy)
         scene.acme.process.start(wait=False)
@@ -257,7 +268,7 @@ def test_it_is_not_written_to_a_terminal_unasked(scene: Scene) -> None:
                 while part := os.read(ours, 4096):
                     seen += part
             os.close(ours)
-            assert process.wait(60) == code
+            assert process.wait(90) == code
         assert (MARK.encode() in seen) == shown
 
 
@@ -274,14 +285,22 @@ INSTANTS = [
 
 def killed_at(home: Path, call: str, number: int, *arguments: str) -> bool:
     """A command of which each thread is killed at its n-th such system call; whether any came so far."""
-    argv = [
-        "strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}",
-        "-e", f"inject={call}:signal=SIGKILL:when={number}",
-        sys.executable, "-m", "node.cli", *arguments, "--home", str(home),
-    ]  # fmt: skip
-    done = subprocess.run(argv, capture_output=True, cwd=ROOT, env=environment(), check=False, timeout=100)
-    assert done.returncode in (0, -signal.SIGKILL, 128 + signal.SIGKILL), done.stderr.decode()
-    return done.returncode != 0
+    with tempfile.TemporaryFile() as said:
+        process = fork(
+            "node.cli", [*arguments, "--home", str(home)], stdout=said.fileno(), stderr=said.fileno(),
+            env=environment(), cwd=ROOT, traced=True,
+        )  # fmt: skip
+        strace = ["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}", "-p", str(process.pid)]
+        try:
+            subprocess.run(
+                [*strace, "-e", f"inject={call}:signal=SIGKILL:when={number}"], check=True, timeout=100
+            )  # fmt: skip
+            code = process.wait(90)
+        finally:
+            process.kill()
+        said.seek(0)
+        assert code in (0, -signal.SIGKILL), said.read().decode()
+        return code != 0
 
 
 def restored(home: Path, copy: Path) -> None:
@@ -298,12 +317,12 @@ def signed(home: Path) -> int:
 
 @pytest.mark.timeout(600)
 def test_a_sweep_that_is_killed_anywhere_is_finished_by_the_next(scene: Scene, tmp_path: Path) -> None:
-    id = scene.wrapped(4)
+    id = scene.wrapped(8)
     scene.fetch(id)
     (key,) = keys_of(scene.acme.home)
     home, copy = scene.acme.home, tmp_path / "copy"
     shutil.copytree(home, copy)
-    time.sleep(5)
+    time.sleep(8.5)
     between = set()
     for call, number in INSTANTS:
         restored(home, copy)

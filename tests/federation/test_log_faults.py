@@ -122,7 +122,7 @@ class Nursery:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(90)
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,10 @@ The registry is simulated, since ours refuses to lie, and signs whatever it show
 of its own.
 """
 
-import re
-import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,8 @@ import pytest
 from hanse import limits, transparency, wire
 from hanse.client.client import Client
 from hanse.client.storage.known import Known, RegistryLie
+from hanse.evidence import checkpoint as notes
+from tests.evidence_forging import as_its_own, verified, whats
 from tests.processes import Result, run
 from tests.simulator import Organization, SimulatedLeague
 
@@ -49,13 +50,15 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
         north = league.join("86.north")
         for suffix in ("w", "x", "y"):
             north.wrap(suffix, b"content", time_to_live=0)
-        home = league.join("86.acme").home(tmp_path / "acme")
+        acme = league.join("86.acme")
+        home = as_its_own(acme.home(tmp_path / "acme"), acme)
         with Client(home) as client:
             proof = client.resolve(X, prove=True).proof
             assert proof is not None
-            assert proof.size == len(league.leaves)
+            seen = len(league.leaves)  # the membership too, which is asked for by the way
+            assert proof.size <= seen
         north.wrap("z", b"content", time_to_live=0)
-        yield Scene(league, north, home, proof.size)
+        yield Scene(league, north, home, seen)
 
 
 def test_given_no_lie_then_the_proof_is_told_and_what_was_seen_grows(scene: Scene) -> None:
@@ -81,7 +84,9 @@ def forked_at_the_size_that_was_seen(scene: Scene) -> None:
 
 
 def rolled_back(scene: Scene) -> None:
+    """Signed later than the larger one: what was signed before it, anybody could have kept."""
     scene.league.shown_size = scene.seen - 1
+    scene.league.shown_at = int(time.time()) + 2
 
 
 def with_a_removed_leaf(scene: Scene) -> None:
@@ -115,21 +120,23 @@ def with_a_proof_from_another_size(scene: Scene) -> None:
     scene.league.lies["resolve"] = lie
 
 
+FORKED = "of the larger have the root"
 CONTRADICTIONS = [
-    (forked, "does not continue the one of"),
-    (forked_at_the_size_that_was_seen, "two different histories of"),
-    (rolled_back, "it was rolled back"),
-    (with_a_removed_leaf, "two different histories of"),
-    (with_a_removed_leaf_and_a_filler, "altered, removed or re-ordered"),
-    (re_ordered, "does not continue the one of"),
-    (without_a_proof_that_it_continues, "does not prove that its log of"),
-    (with_a_proof_from_another_size, "does not prove that its log of"),
+    (forked, "does not continue the one of", FORKED),
+    (forked_at_the_size_that_was_seen, "two different histories of", "signed two different logs of"),
+    (rolled_back, "it was rolled back", "it took back entries"),
+    (with_a_removed_leaf, "two different histories of", "signed two different logs of"),
+    (with_a_removed_leaf_and_a_filler, "altered, removed or re-ordered", FORKED),
+    (re_ordered, "does not continue the one of", FORKED),
+    (without_a_proof_that_it_continues, "does not prove that its log of", ""),
+    (with_a_proof_from_another_size, "does not prove that its log of", ""),
 ]
+"""A lie, what a command calls it, and what somebody who has nothing but the file of evidence; "" if it is no proof."""
 
 
-@pytest.mark.parametrize(("lie", "named"), CONTRADICTIONS, ids=[each.__name__ for each, _ in CONTRADICTIONS])
+@pytest.mark.parametrize(("lie", "named", "proved"), CONTRADICTIONS, ids=[each[0].__name__ for each in CONTRADICTIONS])
 def test_a_log_that_contradicts_what_was_seen_is_named_and_both_checkpoints_are_kept(
-    scene: Scene, lie: Callable[[Scene], None], named: str
+    scene: Scene, lie: Callable[[Scene], None], named: str, proved: str
 ) -> None:
     lie(scene)
     for _ in range(2):
@@ -146,6 +153,12 @@ def test_a_log_that_contradicts_what_was_seen_is_named_and_both_checkpoints_are_
         assert first.checkpoint != second.checkpoint
         assert first.checkpoint.size == scene.seen
         assert named in each.what
+    assert scene.hanse("evidence", "export", "-o", scene.home / "file").code == 0
+    report, _ = verified(scene.home / "file")
+    assert (report.exit_code, whats(report), len(report.registry)) == (0, [], len(kept))
+    for _, is_proved, what in report.registry:
+        assert is_proved is bool(proved)
+        assert (proved or "and did not prove that the second continues the first") in what
 
 
 def test_when_the_log_is_true_again_then_what_was_seen_before_still_counts(scene: Scene) -> None:
@@ -157,16 +170,31 @@ def test_when_the_log_is_true_again_then_what_was_seen_before_still_counts(scene
     assert len(scene.lies()) == 1
 
 
-def test_the_operators_way_out_after_an_old_backup_is_the_one_that_the_guide_tells(scene: Scene) -> None:
+def test_after_an_old_backup_a_person_can_accept_it_and_what_contradicts_is_kept(scene: Scene) -> None:
     rolled_back(scene)
+    refused = scene.hanse("resolve", X, "--prove")
+    assert refused.code == 6
+    assert "restored from a backup: `hanse accept-registry`" in refused.stderr
+    asked = scene.hanse("accept-registry")  # nobody answers
+    assert asked.code == 130, str(asked)
+    assert f"seen       {scene.seen} entries, root " in asked.stdout
+    assert f"shown now  {scene.seen - 1} entries, root " in asked.stdout
     assert scene.hanse("resolve", X, "--prove").code == 6
-    guide = (Path(__file__).parents[2] / "deploy" / "README.md").read_text()
-    (statement,) = re.findall(r'`sqlite3 known\.db "([^"]*registry_log[^"]*)"`', guide)
-    with sqlite3.connect(scene.home / "known.db") as database:
-        database.execute(statement)
-    database.close()
+    authority = wire.decode_authority(scene.league.authority)
+    told = transparency.verify(scene.league.show(0).checkpoint, authority).checkpoint
+    wrong = scene.hanse("accept-registry", "--yes", "--size", told.size, "--root", "00" * 32)
+    assert wrong.code == 6
+    assert "nothing was changed" in wrong.stderr
+    accepted = scene.hanse("accept-registry", "--yes", "--json", "--size", told.size, "--root", told.root.hex())
+    assert accepted.code == 0, str(accepted)
+    assert accepted.json["accepted"]
+    assert (accepted.json["seen"]["size"], accepted.json["shown"]["size"]) == (scene.seen, scene.seen - 1)
+    assert accepted.json["shown"]["root"] == told.root.hex()
     assert scene.hanse("resolve", X, "--prove").code == 0
     assert len(scene.lies()) == 1
+    assert scene.lies()[0].accepted_at
+    again = scene.hanse("accept-registry", "--yes")
+    assert "nothing to accept" in again.stdout
 
 
 def proof_for_another_leaf(answer):
@@ -247,6 +275,19 @@ def test_an_answer_that_proves_nothing_is_refused(scene: Scene, lie: Callable, n
     assert named in result.stderr
 
 
+def test_a_checkpoint_of_another_log_is_refused_although_the_registry_signed_it(scene: Scene) -> None:
+    def lie(answer):
+        checkpoint, _ = notes.parse(answer.log.checkpoint)
+        other = replace(checkpoint, origin=f"86.registry.hanse.internal/log/{'0' * 16}")
+        answer.log.checkpoint = transparency.sign(other, scene.league.key, int(time.time()))
+        return answer
+
+    scene.league.lies["resolve"] = lie
+    result = scene.hanse("resolve", X, "--prove")
+    assert (result.code, result.stdout) == (6, ""), str(result)
+    assert "the registry's log: a checkpoint of another log" in result.stderr
+
+
 def test_a_record_that_others_do_not_see_is_refused(scene: Scene) -> None:
     """Its owner signed it, the registry resolves it, and the log does not have it."""
     hidden = scene.north.make("v", [], [], False, time_to_live=0)
@@ -277,8 +318,6 @@ def test_an_owner_that_others_do_not_see_is_refused(scene: Scene) -> None:
     ],
 )
 def test_a_stale_checkpoint_is_named(scene: Scene, seconds: int, named: str) -> None:
-    import time
-
     scene.league.shown_at = int(time.time()) + seconds
     result = scene.hanse("resolve", X, "--prove")
     assert (result.code, result.stdout) == (6, ""), str(result)

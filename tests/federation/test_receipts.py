@@ -37,12 +37,12 @@ ends = []
 ready = threading.Barrier(count)
 
 def fetch():
-    with client.open(identifier, purpose=purpose) as file:
-        ready.wait()
-        try:
+    ready.wait()
+    try:
+        with client.open(identifier, purpose=purpose) as file:
             ends.append(len(file.read()))
-        except HanseError as error:
-            ends.append(f"{type(error).__name__}: {error}")
+    except HanseError as error:
+        ends.append(f"{type(error).__name__}: {error}")
 
 with Client(home) as client:
     workers = [threading.Thread(target=fetch) for _ in range(count)]
@@ -148,13 +148,13 @@ def granted(north: Node, south: Node, folder: Path, size: int, *limit: str) -> s
 
 def rows(node: Node, id: str) -> dict[bytes, Row]:
     """As the database has them now, whoever writes it."""
-    with contextlib.closing(sqlite3.connect(node.home / "evidence.db", timeout=30)) as connection:
+    with contextlib.closing(sqlite3.connect(node.home / "evidence.db", timeout=60)) as connection:
         return {row.id: row for row in table.query(connection, object_key=id)}
 
 
 def used(north: Node, id: str) -> tuple[int, int]:
     """(fetches, bytes) counted on the one grant for the object."""
-    with contextlib.closing(sqlite3.connect(north.home / "evidence.db", timeout=30)) as connection:
+    with contextlib.closing(sqlite3.connect(north.home / "evidence.db", timeout=60)) as connection:
         found = connection.execute(
             "SELECT fetches, bytes FROM grant_ JOIN grant_object USING (digest) WHERE object = ?", (id,)
         ).fetchall()
@@ -237,7 +237,11 @@ def test_fifty_fetches_at_once_of_a_grant_for_twenty(league: League, north: Node
         ends += json.loads(each.stdout)
     assert len(ends) == 50
     assert ends.count(SMALL) == 20
-    assert all("UsedUp" in str(end) and "allows 20 fetches" in str(end) for end in ends if end != SMALL)
+    refused = [str(end) for end in ends if end != SMALL]
+    # Whoever comes when the others have used it up asks for another grant.
+    assert [
+        end for end in refused if "allows 20 fetches" not in end and "waits for 86.north to decide" not in end
+    ] == []
     assert used(north, id) == (20, 20 * SMALL)
     assert sum(row.size for row in rows(north, id).values()) == 20 * SMALL
     assert south.command("fetch", id, "-o", tmp_path / "out", expect=None).code == 4
@@ -331,7 +335,7 @@ def test_killed_between_serving_counting_signing_and_answering(
         if not program.running:
             program.start(wait=False)
         before = len(rows(north, id))
-        until(lambda before=before: len(rows(north, id)) > before + 3, "fetches", 60)  # type: ignore[misc]
+        until(lambda before=before: len(rows(north, id)) > before + 3, "fetches")  # type: ignore[misc]
         time.sleep(instants.uniform(0, 0.3))
         if killed != "owner":
             program.kill()
@@ -371,7 +375,7 @@ def test_a_half_is_kept_while_the_owner_is_away_and_settled_by_the_daemon(
     assert south.command("receipts", "--settle", expect=5).stderr
     north.start()
     south.start()
-    until(lambda: receipts(south, id)[0]["state"] == "both", "the daemon to settle", 60)
+    until(lambda: receipts(south, id)[0]["state"] == "both", "the daemon to settle")
     assert equal_receipts(north, south, id) == 1
     assert south.json("status")["receipts_waiting"] == 0
 

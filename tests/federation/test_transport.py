@@ -25,7 +25,7 @@ def agreed(address: Address, version: ssl.TLSVersion) -> str | None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2"])
-    plain = socket.create_connection((address.host, address.port), timeout=10)
+    plain = socket.create_connection((address.host, address.port), timeout=60)
     with plain, context.wrap_socket(plain) as secure:
         return secure.version()
 

@@ -2,10 +2,16 @@
 //
 // sumdb verify < claims.json    fails unless all of it holds
 // sumdb make < {"sizes": [..]}  prints logs with notes and proofs
+// sumdb cosigned < claims.json  fails unless all witnesses have cosigned the note
+// sumdb cosign < claims.json    prints the note with a cosignature by a new key, and that key
 package main
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +19,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -153,8 +160,96 @@ func produce(name string, size int64) Log {
 	return made
 }
 
+// Witness is a cosignature/v1 of c2sp.org/tlog-cosignature as a note.Verifier and, with a secret, a note.Signer.
+type Witness struct {
+	name   string
+	public ed25519.PublicKey
+	secret ed25519.PrivateKey
+}
+
+func (w Witness) Name() string { return w.name }
+
+func (w Witness) KeyHash() uint32 {
+	digest := sha256.Sum256(append([]byte(w.name+"\n\x04"), w.public...))
+	return binary.BigEndian.Uint32(digest[:4])
+}
+
+func dated(at uint64, text []byte) []byte {
+	return append([]byte(fmt.Sprintf("cosignature/v1\ntime %d\n", at)), text...)
+}
+
+func (w Witness) Verify(text, signature []byte) bool {
+	if len(signature) != 8+ed25519.SignatureSize {
+		return false
+	}
+	return ed25519.Verify(w.public, dated(binary.BigEndian.Uint64(signature), text), signature[8:])
+}
+
+func (w Witness) Sign(text []byte) ([]byte, error) {
+	at := uint64(time.Now().Unix())
+	return append(binary.BigEndian.AppendUint64(nil, at), ed25519.Sign(w.secret, dated(at, text))...), nil
+}
+
+func (w Witness) String() string {
+	key := base64.StdEncoding.EncodeToString(append([]byte{4}, w.public...))
+	return fmt.Sprintf("%s+%08x+%s", w.name, w.KeyHash(), key)
+}
+
+func parseWitness(vkey string) Witness {
+	parts := strings.SplitN(vkey, "+", 3)
+	key, err := base64.StdEncoding.DecodeString(parts[2])
+	must(err)
+	found := Witness{name: parts[0], public: key[1:]}
+	if found.String() != vkey {
+		must(fmt.Errorf("%s is no witness's key", vkey))
+	}
+	return found
+}
+
+type Cosigned struct {
+	Vkey      string // of the log
+	Witnesses []string
+	Note      string
+}
+
+func open(claims Cosigned) *note.Note {
+	verifier, err := note.NewVerifier(claims.Vkey)
+	must(err)
+	verifiers := []note.Verifier{verifier}
+	for _, each := range claims.Witnesses {
+		verifiers = append(verifiers, parseWitness(each))
+	}
+	opened, err := note.Open([]byte(claims.Note), note.VerifierList(verifiers...))
+	must(err)
+	if len(opened.Sigs) != 1+len(claims.Witnesses) {
+		must(fmt.Errorf("%d signatures verify", len(opened.Sigs)))
+	}
+	return opened
+}
+
+func cosign(claims Cosigned) Cosigned {
+	opened := open(claims)
+	public, secret, err := ed25519.GenerateKey(rand.Reader)
+	must(err)
+	witness := Witness{"witness.example/go", public, secret}
+	signed, err := note.Sign(opened, witness)
+	must(err)
+	claims.Note, claims.Witnesses = string(signed), []string{witness.String()}
+	return claims
+}
+
 func main() {
 	input := json.NewDecoder(os.Stdin)
+	if strings.HasPrefix(os.Args[1], "cosign") {
+		var claims Cosigned
+		must(input.Decode(&claims))
+		if os.Args[1] == "cosigned" {
+			open(claims)
+			return
+		}
+		must(json.NewEncoder(os.Stdout).Encode(cosign(claims)))
+		return
+	}
 	if os.Args[1] == "verify" {
 		var log Log
 		must(input.Decode(&log))

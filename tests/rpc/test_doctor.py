@@ -106,7 +106,7 @@ def test_a_clock_two_days_ahead_is_noticed_by_the_certificates(home: Path) -> No
 
 
 def test_a_clock_two_days_behind_is_noticed(home: Path) -> None:
-    found = look(home, clock=lambda: time.time() - 2 * limits.DAY)
+    found = look(home, clock=lambda: time.time() - 2 * limits.DAY - limits.HOUR)
     assert found["clock"].grade is Grade.FAIL
     assert "2 days behind" in found["clock"].text
 

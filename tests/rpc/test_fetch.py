@@ -354,17 +354,17 @@ def test_two_fetches_to_one_target_do_not_mix(north: Organization, client: Clien
     def slow(parts: Iterator[bytes]) -> Iterator[bytes]:
         for part in parts:
             entered.set()
-            go_on.wait(10)
+            go_on.wait(90)
             yield part
 
     node.lies["fetch"] = slow
     first = threading.Thread(target=client.fetch, args=(f"{north.prefix}/x", tmp_path / "out"))
     first.start()
-    assert entered.wait(10)
+    assert entered.wait(90)
     with pytest.raises(HomeInUse, match="another process is fetching"):
         client.fetch(f"{north.prefix}/x", tmp_path / "out")
     go_on.set()
-    first.join(20)
+    first.join(60)
     assert client.verify(tmp_path / "out", f"{north.prefix}/x") == []
 
 
@@ -737,7 +737,7 @@ def test_a_stream_that_stands_still_is_given_up(
     released = threading.Event()
 
     def stall(parts: Iterator[bytes]) -> Iterator[bytes]:
-        released.wait(20)
+        released.wait(90)
         yield from parts
 
     north.serve().lies["fetch"] = stall
@@ -745,4 +745,4 @@ def test_a_stream_that_stands_still_is_given_up(
     with pytest.raises(Unreachable, match="sent nothing for"):
         client.fetch(f"{north.prefix}/x", tmp_path / "out", patience=0.1)
     released.set()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from hanse import merkle, transparency, wire_log
+from hanse import cosigning, merkle, transparency, wire_log
+from hanse.cosigning import WitnessKey
 from hanse.errors import BadSignature, BrokenChain, VerificationFailed, WrongContent
 from hanse.evidence import checkpoint as notes
 from hanse.evidence.checkpoint import Checkpoint
 from hanse.model.keys import PublicKey
 from hanse.model.organization import Authority
+from hanse.signing import SigningKey
 from hanse.transparency import Inclusion, Shown
 from hanse.v1 import registry_pb2
 from registry import app
@@ -65,13 +67,13 @@ def ours(tmp_path_factory):
             records += [north.record(str(len(records) + number)) for number in range(count)]
             north.publish(*records[-count:])
             request = registry_pb2.GetCheckpointRequest(seen_size=seen)
-            answer = north.stub.GetCheckpoint(request, metadata=north.metadata, timeout=20)
+            answer = north.stub.GetCheckpoint(request, metadata=north.metadata, timeout=60)
             shown.append(wire_log.shown_from_message(answer.log))
             seen = int(shown[-1].note.splitlines()[1])
         proofs = []
         for place in (0, 1, 255, 256, PUBLISHED // 2, PUBLISHED - 1):
             request = registry_pb2.ResolveRequest(ids=[f"86.north/{place}"], prove=True)
-            (told,) = north.stub.Resolve(request, metadata=north.metadata, timeout=20).resolutions
+            (told,) = north.stub.Resolve(request, metadata=north.metadata, timeout=60).resolutions
             proofs.append((transparency.leaf_of(records[place]), wire_log.inclusion_from_message(told.inclusion)))
         with app.opened(registry.folder) as opened:
             leaves = opened.storage.leaves(0, seen)
@@ -196,6 +198,63 @@ def go(tmp_path_factory):
 
 def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+WITNESSES = {f"witness.example/{number}": SigningKey.generate() for number in range(2)}
+
+
+def cosigned(ours, *, at: int = 1_800_000_000) -> tuple[str, list[str]]:
+    """Our newest checkpoint with the cosignatures of two witnesses, and their keys."""
+    note, checkpoint = ours.shown[-1].note, ours.checkpoints()[-1]
+    note += "".join(cosigning.sign(checkpoint, name, key, at) for name, key in WITNESSES.items())
+    return note, [str(WitnessKey(name, key.public)) for name, key in WITNESSES.items()]
+
+
+class TestCosignatures:
+    """Of c2sp.org/tlog-cosignature: made here and verified there, and the other way round."""
+
+    def test_scales_accepts_ours_and_what_it_accepts_of_a_cosigned_log_stays_the_same(self, ours):
+        from cryptography.exceptions import InvalidSignature
+        from tlog_scales import signing, tlog
+
+        note, keys = cosigned(ours)
+        theirs = tlog.Checkpoint.from_text(note)
+        for kind in (1, 4):
+            theirs.verify(signing.Vkey.from_string(ours.vkey(kind)))
+        for key in keys:
+            vkey = signing.Vkey.from_string(key)
+            assert vkey.serialize() == key
+            theirs.verify(vkey)
+            (line,) = (each for each in theirs.signatures if vkey.match(each))
+            assert signing.Ed25519CosignatureVerifier.get_timestamp(line.payload) == 1_800_000_000
+            size = note.splitlines()[1]
+            altered = tlog.Checkpoint.from_text(note.replace(f"\n{size}\n", f"\n{int(size) - 1}\n"))
+            with pytest.raises(InvalidSignature):
+                altered.verify(vkey)
+
+    def test_go_accepts_ours(self, go, ours):
+        note, keys = cosigned(ours)
+        claims = {"Vkey": ours.vkey(), "Witnesses": keys, "Note": note}
+        done = go("cosigned", claims)
+        assert done.returncode == 0, done.stderr
+        # One that does not know the witnesses takes the note as it did before.
+        assert go("cosigned", claims | {"Witnesses": []}).returncode == 0
+        plain = ours.shown[-1].note
+        assert go("cosigned", claims | {"Note": plain}).returncode != 0
+        other = cosigning.sign(ours.checkpoints()[0], "witness.example/0", WITNESSES["witness.example/0"], 1)
+        assert go("cosigned", claims | {"Note": plain + other}).returncode != 0
+
+    def test_ours_accepts_those_that_go_makes(self, go, ours):
+        done = go("cosign", {"Vkey": ours.vkey(), "Witnesses": [], "Note": ours.shown[-1].note})
+        assert done.returncode == 0, done.stderr
+        made = json.loads(done.stdout)
+        key = WitnessKey.parse(made["Witnesses"][0])
+        dates = cosigning.dates(made["Note"], [key])
+        assert abs(dates[key] - time.time()) < 100
+        lines = "".join(f"{line}\n" for line in made["Note"].splitlines() if "witness.example" in line)
+        assert cosigning.read_answer(lines.encode(), ours.checkpoints()[-1], key)[1] == dates[key]
+        with pytest.raises(BadSignature):
+            cosigning.dates(made["Note"].replace("\n7", "\n8", 1), [key])
 
 
 class TestGo:

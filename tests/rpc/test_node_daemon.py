@@ -14,8 +14,9 @@ import grpc
 import pytest
 
 from hanse import limits, trust, wire
-from hanse.client import renewal
+from hanse.client import joining, renewal
 from hanse.client.identity import IDENTITY_KEY, MARKER, PREVIOUS_KEY, TLS_KEY, Identity
+from hanse.client.joining import UNFINISHED
 from hanse.client.league import League
 from hanse.client.peer import Span
 from hanse.client.resolve import Resolver
@@ -34,9 +35,8 @@ from hanse.model.identifier import Identifier, Prefix
 from hanse.model.terms import Party, Permission, Terms
 from hanse.rpc import tls
 from node import app, rotate
-from node import join as joining
 from node.app import Daemon
-from node.join import UNFINISHED, join
+from node.join import join
 from node.status import status
 from registry import app as registry_app
 from tests.league import Registry, eventually
@@ -233,7 +233,7 @@ def test_metrics_are_served_on_a_local_port(registry: Registry, tmp_path: Path, 
     try:
         with Caller(Node.join(registry, "86.acme", tmp_path / "acme").identity, north) as acme:
             assert acme.fetch("86.north/trial", 1, [Span(0, 1)]) == data.read_bytes()
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
     finally:
         north.stop()
     assert 'hanse_requests_total{operation="fetch",status="OK"} 1.0' in text
@@ -431,7 +431,7 @@ def test_terms_bound_to_a_key_ends_with_that_key(registry: Registry, tmp_path: P
                     return True
                 return False
 
-            eventually(refused, 5 * limits.MEMBERSHIP_REFRESH)
+            eventually(refused)
         assert north.audit()[-1].decided.why == "allowed with another key only"
 
 
@@ -504,7 +504,7 @@ def test_stopping_gives_running_streams_a_bounded_time_and_then_says_try_again(
         got = len(next(stream))
         began = time.monotonic()
         north.stop()
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 60
         rest: list[bytes] = []
         with pytest.raises(Unreachable), raised():
             rest.extend(stream)
@@ -526,7 +526,7 @@ def test_a_stream_that_ends_in_time_is_let_end(registry: Registry, tmp_path: Pat
             stopping.start()
             with raised():
                 got += sum(len(each) for each in stream)
-            stopping.join(20)
+            stopping.join(60)
             assert not stopping.is_alive()
     assert got > 64 * limits.MIB
 

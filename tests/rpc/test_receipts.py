@@ -14,7 +14,7 @@ from hanse import limits, wire, wire_papers
 from hanse.client.client import Client
 from hanse.client.peer import Span
 from hanse.client.settling import Outcome, settle_all
-from hanse.errors import DeliveryClosed, InvalidInput, ReceiptsOwed
+from hanse.errors import DeliveryClosed, InvalidInput, ReceiptsOwed, SourceChanged
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.storage import deliveries as table
 from hanse.evidence.storage.deliveries import Row, State
@@ -56,6 +56,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     ):
         north.add(data, "trial", Terms.opened())
         north.add(data / "large.bin", "large", Terms.opened())
+        north.add(data / "sub" / "b.txt", "note", Terms.opened())
+        (tmp / "moving").write_bytes(b"first")
+        north.add(tmp / "moving", "moving", Terms.opened())
         north.published()
         yield Scene(registry, north, Node.join(registry, "86.acme", tmp / "acme"), data)
 
@@ -112,6 +115,26 @@ def test_what_is_read_is_one_delivery_and_a_range_read_twice_is_counted_once(sce
     assert receipt(ours).delivered == (Delivered(0, 0, 1, 1), Delivered(0, 0, 4, 1))
     assert receipt(ours).unique_bytes == 2 * limits.CHUNK_BYTES
     assert owners.receipt == ours.receipt
+
+
+def test_what_came_with_its_description_is_signed_for_read_or_not(scene: Scene) -> None:
+    with Client(scene.acme.folder) as client:
+        client.open("86.north/note").close()
+        owners, ours = settled(scene, "note")
+        assert owners.receipt == ours.receipt
+        assert (receipt(ours).delivered, receipt(ours).unique_bytes) == ((Delivered(0, 1),), 5)
+        assert (owners.state, owners.owed, owners.reserved) == (State.SETTLED, 0, 0)
+        with client.open("86.north/note") as file:
+            assert (file.read(), file.seek(1), file.read()) == (b"hello", 1, b"ello")
+
+
+def test_a_small_content_that_could_not_be_read_is_not_counted_as_served(scene: Scene) -> None:
+    (scene.data.parent / "moving").write_bytes(b"other")
+    before = len(scene.north.audit())
+    with Client(scene.acme.folder) as client, pytest.raises(SourceChanged, match="refresh"):
+        client.open("86.north/moving")
+    eventually(lambda: not rows(scene.north, object_key="86.north/moving"))  # an empty delivery is none
+    eventually(lambda: [each.served for each in scene.north.audit()[before:]] == [0])
 
 
 def test_a_folder_fetched_in_several_streams_is_one_delivery(scene: Scene, tmp_path: Path) -> None:

@@ -116,13 +116,13 @@ def test_given_a_daemon_then_it_says_when_it_is_ready_and_ends_gracefully(home, 
         other = tmp_path / "other"
         run("init", "--home", other, "--listen", line.split()[-1])
         taken = serve(other)
-        out, err = taken.communicate(timeout=20)
+        out, err = taken.communicate(timeout=60)
         assert (taken.returncode, out) == (7, "")
         assert "the port is taken" in err
         assert "Traceback" not in err
     finally:
         daemon.send_signal(signal.SIGTERM)
-        out, err = daemon.communicate(timeout=20)
+        out, err = daemon.communicate(timeout=60)
     assert daemon.returncode == 0
     assert out == ""
     events = [json.loads(each)["event"] for each in err.splitlines()]
@@ -137,7 +137,7 @@ def test_given_metrics_and_reflection_then_both_are_served(tmp_path):
     with Registry.start(tmp_path / "r", settings=settings) as registry:
         member = registry.join("86.north")
         member.resolve("86.north/x")
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             told = answer.read().decode()
         with registry.dial() as channel:
             names = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(

@@ -73,7 +73,7 @@ def test_one_envelope_that_is_none_does_not_sink_its_batch(north: Member, broken
     second = north.record(f"{suffix}-2")
     sent = [wire.envelope_to_message(first), broken, wire.envelope_to_message(second)]
     requests = iter([registry_pb2.PublishRequest(envelopes=sent), registry_pb2.PublishRequest(envelopes=sent[:1])])
-    answers = list(north.stub.Publish(requests, metadata=north.metadata, timeout=20))
+    answers = list(north.stub.Publish(requests, metadata=north.metadata, timeout=60))
     outcomes = [each for answer in answers for each in answer.outcomes]
     assert [each.code for each in outcomes] == [ACCEPTED, REFUSED, ACCEPTED, ACCEPTED]
     assert outcomes[1].digest == Envelope(broken.payload_type, broken.payload, ()).digest
@@ -104,7 +104,7 @@ def _until_cancelled(stack: contextlib.ExitStack) -> Iterator[Any]:
 
     ended = threading.Event()
     stack.callback(ended.set)
-    ended.wait(30)
+    ended.wait(90)
     yield from ()
 
 
@@ -113,7 +113,7 @@ def test_a_stranger_cannot_make_the_registry_take_large_messages(registry: Regis
     with registry.dial() as channel:
         call = channel.unary_unary(f"/hanse.v1.Registry/{method}")
         with pytest.raises(grpc.RpcError) as refused:
-            call(bytes([0x9A, 0x06]) + bytes(limits.MESSAGE_BYTES), timeout=20)
+            call(bytes([0x9A, 0x06]) + bytes(limits.MESSAGE_BYTES), timeout=60)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # type: ignore[attr-defined]
 
 

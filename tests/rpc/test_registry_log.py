@@ -43,14 +43,14 @@ def north(registry):
 def checkpoint(member, authority, seen=0):
     request = registry_pb2.GetCheckpointRequest(seen_size=seen)
     with raised():
-        answer = member.stub.GetCheckpoint(request, metadata=member.metadata, timeout=20)
+        answer = member.stub.GetCheckpoint(request, metadata=member.metadata, timeout=60)
     shown = wire_log.shown_from_message(answer.log)
     return transparency.read(shown.note, authority, now=int(time.time())), shown
 
 
 def grown(member, authority, size):
     """The checkpoint of that size, once the daemon has noticed what the operator's commands did."""
-    eventually(lambda: checkpoint(member, authority)[0].checkpoint.size >= size, 3.0)
+    eventually(lambda: checkpoint(member, authority)[0].checkpoint.size >= size)
     found, _ = checkpoint(member, authority)
     assert found.checkpoint.size == size
     return found
@@ -59,13 +59,13 @@ def grown(member, authority, size):
 def resolved(member, *ids, seen=0, with_organization=True):
     request = registry_pb2.ResolveRequest(ids=ids, with_organization=with_organization, prove=True, seen_size=seen)
     with raised():
-        return member.stub.Resolve(request, metadata=member.metadata, timeout=20)
+        return member.stub.Resolve(request, metadata=member.metadata, timeout=60)
 
 
 def entries(member, count):
     """The log's leaves, computed from what Watch tells."""
     request = registry_pb2.WatchRequest(with_certificates=True)
-    call = member.stub.Watch(request, metadata=member.metadata, timeout=20)
+    call = member.stub.Watch(request, metadata=member.metadata, timeout=60)
     leaves = []
     for answer in call:
         for change in answer.changes:
@@ -177,7 +177,7 @@ def test_given_other_addresses_after_a_restart_then_the_membership_that_is_told_
             registry.serve()
             member.channel = registry.dial()
             request = registry_pb2.GetMembershipRequest(with_checkpoint=True)
-            answer = member.stub.GetMembership(request, metadata=member.metadata, timeout=20)
+            answer = member.stub.GetMembership(request, metadata=member.metadata, timeout=60)
             signed = transparency.verify(answer.log.checkpoint, authority)
             leaf = transparency.leaf_of(wire.envelope_from_message(answer.head))
             inclusion = wire_log.inclusion_from_message(answer.inclusion)
@@ -198,7 +198,7 @@ def test_given_settings_that_changed_under_a_running_registry_then_what_it_tells
 
         def told():
             request = registry_pb2.GetMembershipRequest(with_checkpoint=True)
-            answer = member.stub.GetMembership(request, metadata=member.metadata, timeout=20)
+            answer = member.stub.GetMembership(request, metadata=member.metadata, timeout=60)
             signed = transparency.verify(answer.log.checkpoint, authority)
             leaf = transparency.leaf_of(wire.envelope_from_message(answer.head))
             inclusion = wire_log.inclusion_from_message(answer.inclusion)
@@ -209,7 +209,7 @@ def test_given_settings_that_changed_under_a_running_registry_then_what_it_tells
             answer = told()
             time.sleep(0.02)
         assert b"elsewhere" not in answer.members
-        assert wire.decode_membership_head(answer.head.payload)[0] == 4
+        assert wire.decode_membership_head(answer.head.payload)[0] == 3  # two joined, one was suspended: nothing else
 
 
 def test_given_a_renewal_then_the_certificate_is_an_entry_and_asking_again_adds_none(registry, authority):
@@ -221,7 +221,7 @@ def test_given_a_renewal_then_the_certificate_is_an_entry_and_asking_again_adds_
         wanted = Renewal(member.prefix, member.league, now, csr)
         envelope = sign(PayloadType.RENEWAL, wire.encode_renewal(wanted), member.key)
         request = registry_pb2.RenewRequest(renewal=wire.envelope_to_message(envelope))
-        return member.stub.Renew(request, timeout=20).certificate
+        return member.stub.Renew(request, timeout=60).certificate
 
     before, _ = checkpoint(member, authority)
     assert renew(member.tls_key) == renew(member.tls_key) == member.certificate

@@ -7,7 +7,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import csv, parquet
 
 from hanse import limits
 from hanse.client.client import Client
@@ -93,8 +95,6 @@ def test_an_element_by_name(client: Client) -> None:
 
 
 def test_pyarrow_reads_a_table(north: Organization, client: Client) -> None:
-    pyarrow = pytest.importorskip("pyarrow")  # the benchmarks' dependency, not the tests'
-    csv, parquet = pytest.importorskip("pyarrow.csv"), pytest.importorskip("pyarrow.parquet")
     with client.open("86.north/trial", "a.csv") as file:
         assert csv.read_csv(file).to_pydict() == {"n": [1, 3], "m": [2, 4]}
     table = pyarrow.table({"n": list(range(100_000))})

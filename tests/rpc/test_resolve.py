@@ -187,6 +187,11 @@ def test_the_next_address_of_the_registry_is_tried(north: Organization, client: 
     nobody = type(known)("127.0.0.1", 1)
     with League(replace(client.identity, registries=(nobody, known))) as league:
         assert league.get_organization(Prefix("86.north"))
+    first = north.wrap("y", b"1").record_envelope
+    with League(replace(client.identity, registries=(nobody, known))) as league:
+        assert [each.code for each in league.publish(iter([first] * 3))] == [OutcomeCode.ACCEPTED] * 3
+    with League(replace(client.identity, registries=(nobody, known))) as league:
+        assert next(league.watch()).position == 1
 
 
 def test_membership_is_kept_for_a_day(

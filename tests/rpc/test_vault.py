@@ -79,7 +79,7 @@ def test_what_is_leased_is_read_as_it_was(scene: Scene, streams: int) -> None:
     fetched = leased(scene.client, "86.north/trial", grant, streams=streams)
     assert fetched.lease is not None
     assert fetched.lease.complete
-    assert abs(fetched.lease.ends_at - time.time() - 3600) < 5
+    assert abs(fetched.lease.ends_at - time.time() - 3600) < 60
     assert (fetched.elements, fetched.total_bytes) == (4, sum(map(len, FOLDER.values())))
     for name, content in FOLDER.items():
         assert scene.read(name) == content
@@ -150,18 +150,19 @@ def test_at_its_time_the_key_is_gone_and_the_deletion_is_signed(scene: Scene) ->
     (deletion,) = scene.deletions()
     assert (str(deletion.owner), str(deletion.consumer), str(deletion.id)) == ("86.north", "86.acme", "86.north/trial")
     assert (deletion.version, deletion.grant, deletion.reason) == (1, grant, "expired")
-    assert abs(deletion.deleted_at - scene.clock()) < 5
+    assert abs(deletion.deleted_at - scene.clock()) < 60
     with scene.client.evidence.reading() as connection:
         rows = connection.execute("SELECT payload FROM leaf WHERE kind = ?", (Kind.DELETION.value,)).fetchall()
     assert [wire.decode_envelope(row[0]) for row in rows] == vaults.undelivered(scene.client.evidence)
 
 
 def test_a_lease_never_outlives_its_grant(scene: Scene) -> None:
-    grant = grant_to(scene.client, scene.north, "x", delete_after=1000, until=int(time.time()) + 50)
+    until = int(time.time()) + 300
+    grant = grant_to(scene.client, scene.north, "x", delete_after=1000, until=until)
     fetched = leased(scene.client, "86.north/x", grant)
     assert fetched.lease is not None
-    assert abs(fetched.lease.ends_at - time.time() - 50) < 3
-    scene.clock.ahead += 51
+    assert until - 1 <= fetched.lease.ends_at <= until
+    scene.clock.ahead += 301
     assert scene.client.leases() == []
     assert not (scene.home / "vault").exists()
 
@@ -178,11 +179,11 @@ def test_whoever_reads_when_it_ends_reads_no_further(scene: Scene) -> None:
 
 
 def test_whoever_reads_when_its_time_comes_reads_no_further(scene: Scene) -> None:
-    grant = grant_to(scene.client, scene.north, "x", delete_after=3)
+    grant = grant_to(scene.client, scene.north, "x", delete_after=8)
     leased(scene.client, "86.north/x", grant)
     with scene.client.open("86.north/x") as file:
         assert file.read(10) == LARGE[:10]
-        time.sleep(3)
+        time.sleep(8)
         file.seek(2 * limits.MIB)
         with pytest.raises(NotFound, match="expired"):
             file.read(10)

@@ -45,7 +45,7 @@ class Breakable(Evidence):
         commit = evidence.writer._commit
 
         def commit_or_fail(works: list[_Work]) -> None:
-            gate.wait(10)
+            gate.wait(90)
             evidence.commits += 1
             if evidence.error is None:
                 commit(works)
@@ -104,7 +104,7 @@ def test_decisions_that_come_together_are_committed_together(writer: Audit, memo
         thread.start()
     memory.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(memory.rows) == 50
     assert memory.commits < 25
 

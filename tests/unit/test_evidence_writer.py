@@ -42,15 +42,15 @@ def held(evidence: Evidence) -> Iterator[None]:
 
     def wait(_: Change) -> None:
         inside.set()
-        assert go.wait(30)
+        assert go.wait(90)
 
     first = evidence.writer.submit(wait)
-    assert inside.wait(30)
+    assert inside.wait(90)
     try:
         yield
     finally:
         go.set()
-    first.result(30)
+    first.result(60)
 
 
 def putting(payload: bytes) -> Callable[[Change], int]:
@@ -212,14 +212,14 @@ def test_a_process_that_is_killed_among_others_takes_nothing_with_it(member: Mem
 def test_what_is_submitted_together_is_one_commit_in_its_order(evidence: Evidence) -> None:
     with held(evidence):
         done = [evidence.writer.submit(putting(b"%d" % number)) for number in range(100)]
-    assert [each.result(30) for each in done] == list(range(100))
+    assert [each.result(60) for each in done] == list(range(100))
     assert commits(evidence) == 1
 
 
 def test_more_than_fit_into_one_commit_are_several(evidence: Evidence) -> None:
     with held(evidence):
         done = [evidence.writer.submit(putting(b"%d" % number)) for number in range(2 * GROUP + 1)]
-    assert [each.result(30) for each in done] == list(range(2 * GROUP + 1))
+    assert [each.result(60) for each in done] == list(range(2 * GROUP + 1))
     assert commits(evidence) == 3
     assert evidence.verify(deep=True) is None
 
@@ -234,10 +234,10 @@ def test_a_work_that_raises_leaves_nothing_and_sinks_no_other(evidence: Evidence
             evidence.writer.submit(each)
             for each in (requesting("86.a"), fails, requesting("86.b"), fails, requesting("86.c"))
         ]
-    assert [done[number].result(30) for number in (0, 2, 4)] == [0, 1, 2]
+    assert [done[number].result(60) for number in (0, 2, 4)] == [0, 1, 2]
     for number in (1, 3):
         with pytest.raises(ValueError, match="as it likes"):
-            done[number].result(30)
+            done[number].result(60)
     assert requests(evidence) == ["86.a", "86.b", "86.c"]
     assert payloads(evidence) == [b"86.a", b"86.b", b"86.c"]
     assert evidence.verify(deep=True) is None
@@ -264,8 +264,8 @@ def test_an_error_of_the_database_in_a_work_says_so_and_sinks_no_other(evidence:
     with held(evidence):
         done: list[Future[Any]] = [evidence.writer.submit(each) for each in (putting(b"a"), twice, putting(b"b"))]
     with pytest.raises(StorageFailed, match="UNIQUE"):
-        done[1].result(30)
-    assert (done[0].result(30), done[2].result(30)) == (0, 1)
+        done[1].result(60)
+    assert (done[0].result(60), done[2].result(60)) == (0, 1)
     assert requests(evidence) == []
 
 
@@ -282,7 +282,7 @@ def test_a_transaction_that_the_database_gave_up_fails_all_who_were_in_it(eviden
         ]
     for each in done:
         with pytest.raises(StorageFailed, match="the disk failed"):
-            each.result(30)
+            each.result(60)
     assert (requests(evidence), payloads(evidence)) == ([], [])
     assert append(evidence, b"next") == [0]
 
@@ -295,7 +295,7 @@ def test_a_work_that_hides_that_it_lost_the_transaction_is_not_acknowledged(evid
         done: list[Future[Any]] = [evidence.writer.submit(each) for each in (requesting("86.a"), hides)]
     for each in done:
         with pytest.raises(StorageFailed):
-            each.result(30)
+            each.result(60)
     assert (requests(evidence), payloads(evidence)) == ([], [])
 
 
@@ -314,7 +314,7 @@ def test_what_cannot_be_signed_is_not_in_the_log(member: Member) -> None:
             done: list[Future[Any]] = [evidence.writer.submit(each) for each in (requesting("86.a"), putting(b"x"))]
         for each in done:
             with pytest.raises(HomeUnusable, match="the key cannot be read"):
-                each.result(30)
+                each.result(60)
         assert evidence.change(lambda change: change.now) > 0  # what puts nothing into the log needs no signature
         allowed = True
         assert append(evidence, b"two") == [1]
@@ -327,7 +327,7 @@ def test_another_writer_is_waited_for(member: Member) -> None:
         with other.database.writing():
             waiting = evidence.writer.submit(putting(b"one"))
             assert not waiting.done()
-        assert waiting.result(30) == 0
+        assert waiting.result(60) == 0
 
 
 def test_another_writer_that_never_ends_is_named(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +337,7 @@ def test_another_writer_that_never_ends_is_named(member: Member, monkeypatch: py
             done = [evidence.writer.submit(putting(b"one")), evidence.writer.submit(putting(b"two"))]
             for each in done:
                 with pytest.raises(Conflict, match=r"evidence\.db is busy with another hanse command: run it again"):
-                    each.result(30)
+                    each.result(60)
         assert append(evidence, b"three") == [0]
 
 
@@ -354,7 +354,7 @@ def test_closing_waits_for_what_was_submitted_and_takes_nothing_more(member: Mem
         closing.start()
         with pytest.raises(StorageFailed, match="closed already"):
             submit_for_ever(evidence, done)  # until the other thread has got so far
-    closing.join(30)
+    closing.join(60)
     assert not closing.is_alive()
     assert [each.result(0) for each in done] == list(range(len(done)))
     evidence.close()
@@ -382,7 +382,7 @@ def test_all_of_one_commit_have_one_time_which_is_taken_when_it_begins(member: M
         with held(evidence):
             done = [evidence.writer.submit(lambda change: (change.append(Kind.GRANT, b"x"), change.now)) for _ in "ab"]
             now = 2000.9
-        assert [each.result(30) for each in done] == [(0, 2000), (1, 2000)]
+        assert [each.result(60) for each in done] == [(0, 2000), (1, 2000)]
         now = 1500  # a clock may go back: the order of the log is that of its positions
         append(evidence, b"y")
         assert [each.at for each in evidence.leaves()] == [2000, 2000, 1500]

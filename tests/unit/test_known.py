@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hanse import trust
-from hanse.client.storage.known import Known, Origin
+from hanse.client.storage.known import Known, Origin, RegistryLie
 from hanse.errors import HomeUnusable, StorageFailed
 from hanse.model.identifier import Identifier, Prefix
 from hanse.signing import SigningKey
@@ -195,3 +195,27 @@ def test_a_damaged_pin_is_named(tmp_path: Path, north: Organization) -> None:
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(HomeUnusable, match="cannot be written"):
         Known.open(tmp_path / "no" / "known.db")
+
+
+def test_after_a_restore_was_accepted_the_registry_may_know_less_and_nothing_got_older(
+    known: Known, north: Organization
+) -> None:
+    first, (pin,) = record(north, 3), organizations(north)
+    known.keep_organization(pin)
+    known.keep_record(first, 77)
+    known.keep_membership(*north.league.membership(), 88)
+    assert known.keep_registry_log(None, 9, "nine", 88)
+    known.keep_registry_lie(RegistryLie("nine", "seven", b"", "it was rolled back", 89))
+    known.accept_registry_log(7, "seven", 90)
+    assert known.registry_log() == "seven"
+    assert known.membership() is None
+    kept = known.record(X)
+    assert kept is not None
+    assert (kept.seen.version, kept.origin) == (3, Origin.OWNER)
+    assert known.organization(Prefix("86.north")) == pin
+    # Who asked before it was accepted, and says so after.
+    known.keep_registry_lie(RegistryLie("nine", "seven again", b"", "it was rolled back", 91))
+    assert not known.keep_registry_log("nine", 10, "ten", 91)
+    assert [each.accepted_at for each in known.registry_lies()] == [90, 90]
+    known.keep_registry_lie(RegistryLie("seven", "six", b"", "it was rolled back", 92))
+    assert known.registry_lies()[-1].accepted_at is None

@@ -27,7 +27,7 @@ def _told(text: str) -> HanseError:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             call: Any = channel.unary_unary("/hanse.v1.Node/Describe")
             with pytest.raises(grpc.RpcError) as raised:
-                call(text.encode(), timeout=20)
+                call(text.encode(), timeout=60)
         return status.from_rpc(raised.value, "the peer")
     finally:
         server.stop(0)

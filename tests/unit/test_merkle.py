@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse.merkle import EMPTY_ROOT, RootBuilder, leaf_hash, node_hash, root
+from hanse.errors import InvalidInput
+from hanse.merkle import (
+    EMPTY_ROOT,
+    HASH_BYTES,
+    RootBuilder,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    node_hash,
+    nodes,
+    nodes_after,
+    root,
+    root_at,
+)
 
 
 def by_definition(leaves: list[bytes]) -> bytes:
@@ -59,3 +72,46 @@ def test_the_builder_can_be_asked_at_any_time() -> None:
         leaves.append(leaf_hash(b"%d" % n))
         builder.add(leaves[-1])
         assert builder.root() == builder.root() == root(leaves)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_a_builder_that_was_kept_goes_on_as_if_it_had_not_been(before: int, after: int) -> None:
+    leaves = [leaf_hash(b"%d" % n) for n in range(before + after)]
+    whole, first = RootBuilder(), RootBuilder()
+    for leaf in leaves[:before]:
+        first.add(leaf)
+    again = RootBuilder.resumed(first.size, first.edge)
+    assert (again.size, again.root()) == (before, root(leaves[:before]))
+    for leaf in leaves[before:]:
+        again.add(leaf)
+    for leaf in leaves:
+        whole.add(leaf)
+    assert (again.size, again.edge, again.root()) == (len(leaves), whole.edge, root(leaves))
+    assert len(again.edge) <= HASH_BYTES * len(leaves).bit_length()
+
+
+@given(st.integers(0, 300), st.integers(1, 300), st.data())
+def test_proofs_of_what_came_after_an_edge_are_those_of_the_whole_tree(
+    before: int, after: int, data: st.DataObject
+) -> None:
+    leaves = [leaf_hash(b"%d" % n) for n in range(before + after)]
+    kept = RootBuilder()
+    for leaf in leaves[:before]:
+        kept.add(leaf)
+    size, index = len(leaves), data.draw(st.integers(before, before + after - 1))
+    node = nodes_after(before, kept.edge, leaves[before:])
+    assert inclusion_proof(node, index, size) == inclusion_proof(nodes(leaves), index, size)
+    old = data.draw(st.integers(before, size))
+    assert consistency_proof(node, old, size) == consistency_proof(nodes(leaves), old, size)
+    assert root_at(node, old) == root(leaves[:old])
+
+
+@pytest.mark.parametrize(("size", "edge"), [(0, bytes(32)), (1, b""), (3, bytes(32)), (4, bytes(64)), (5, bytes(63))])
+def test_an_edge_of_another_size_is_refused(size: int, edge: bytes) -> None:
+    with pytest.raises(InvalidInput, match=f"not the right edge of a tree of {size} leaves"):
+        RootBuilder.resumed(size, edge)
+
+
+def test_what_is_inside_an_edge_is_not_known() -> None:
+    with pytest.raises(InvalidInput, match="only the right edge"):
+        inclusion_proof(nodes_after(4, bytes(32), [bytes(32)]), 2, 5)

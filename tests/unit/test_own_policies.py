@@ -1,6 +1,8 @@
 """The owner's own policies: what is taken, what is refused and where, and what stays in force meanwhile."""
 
+import contextlib
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -209,16 +211,42 @@ def test_a_node_does_not_start_without_what_its_owner_forbids(home: Home) -> Non
         home.own.start()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_cannot_be_read_is_not_an_empty_one(home: Home) -> None:
+@contextlib.contextmanager
+def forbidden(folder: Path) -> Iterator[None]:
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    folder.chmod(0)
+    yield
+    folder.chmod(0o700)
+
+
+@contextlib.contextmanager
+def leading_to_itself(folder: Path) -> Iterator[None]:
+    aside = folder.rename(folder.with_name("aside"))
+    folder.symlink_to(folder)
+    yield
+    folder.unlink()
+    aside.rename(folder)
+
+
+@contextlib.contextmanager
+def a_file(folder: Path) -> Iterator[None]:
+    aside = folder.rename(folder.with_name("aside"))
+    folder.write_text("")
+    yield
+    folder.unlink()
+    aside.rename(folder)
+
+
+@pytest.mark.parametrize("unreadable", [forbidden, leading_to_itself, a_file])
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
+    home: Home, unreadable: Callable[[Path], contextlib.AbstractContextManager[None]]
+) -> None:
     (home.folder / "a.cedar").write_text(AGAINST_ACME)
     home.own.start()
-    home.folder.chmod(0)
-    try:
+    with unreadable(home.folder):
         assert home.look() == []
         assert home.own.problem
-    finally:
-        home.folder.chmod(0o700)
     assert home.look() == ["policies/a.cedar:1"]
 
 

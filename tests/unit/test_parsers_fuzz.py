@@ -180,7 +180,9 @@ def test_any_question_is_one_that_the_database_understands(text: str, kind: str,
         with contextlib.closing(sqlite3.connect(":memory:")) as database:
             columns = ", ".join((*index.TEXT_COLUMNS, "facets"))
             database.execute(f"CREATE VIRTUAL TABLE search USING fts5({columns})")
-            database.execute("SELECT rowid FROM search WHERE search MATCH ?", (index.expression(question),)).fetchall()
+            database.execute(
+                "SELECT rowid FROM search WHERE search MATCH ?", (index.expression(question, {}),)
+            ).fetchall()
 
 
 @given(st.text(max_size=80) | st.from_regex(r"[A-Za-z0-9_-]{36,44}={0,2}", fullmatch=True))

@@ -35,18 +35,22 @@ class League:
         self.answer: Callable[[Envelope], OutcomeCode] = lambda _: OutcomeCode.ACCEPTED
         self.error: Exception | None = None
         self.fails_after: int | None = None
+        self.wait: tuple[int, bool] = (0, False)
+        self.returns = 0
 
     def publish(self, envelopes: Iterable[Envelope]) -> Iterator[PublishOutcome]:
+        error = self.error
         self.batches += 1
-        if self.error is not None:
-            raise self.error
+        if error is not None:
+            raise error
         for number, envelope in enumerate(envelopes):
             if number == self.fails_after:
                 raise Unreachable("cut off")
             assert is_signed_by(envelope, KEY.public)
             self.got.append(envelope.payload)
             code = self.answer(envelope)
-            yield PublishOutcome(envelope.digest, code, "" if code is OutcomeCode.ACCEPTED else f"so it is {code}")
+            said = "" if code is OutcomeCode.ACCEPTED else f"so it is {code}"
+            yield PublishOutcome(envelope.digest, code, said, *(self.wait if said else ()))
 
 
 @dataclass
@@ -171,5 +175,68 @@ def test_the_thread_goes_on_until_the_registry_is_back_and_wakes_for_new_work(
         eventually(lambda: scene.left() == [])
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
     assert sorted(scene.league.got) == [b"x1", b"y1"]
+
+
+def test_given_a_registry_that_takes_nothing_for_a_while_then_it_is_not_asked_before(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish.limits, "BATCH", 10)
+    monkeypatch.setattr(publish, "POLL_SECONDS", 0.01)
+    accepted = iter([True] * 4)
+    scene.league.answer = lambda _: OutcomeCode.ACCEPTED if next(accepted, False) else OutcomeCode.TRY_AGAIN
+    scene.league.wait = (2, True)
+    for number in range(30):
+        scene.put(f"86.a/{number}", b"%d" % number)
+    began, stop = time.monotonic(), threading.Event()
+    thread = threading.Thread(target=scene.publisher.run, args=(stop,))
+    thread.start()
+    try:
+        eventually(lambda: scene.publisher.paused)
+        scene.put("86.a/new", b"new")
+        scene.publisher.hurry()
+        scene.league.answer = lambda _: OutcomeCode.ACCEPTED
+        assert len(scene.storage.outbox.all()) == 27  # four of the first ten went; the other twenty were not sent
+        rows = [row for row in scene.storage.outbox.all() if row.attempts]
+        assert [row.last_error for row in rows] == ["so it is try-again"] * 6
+        eventually(lambda: scene.left() == [])
+    finally:
+        stop.set()
+        thread.join()
+    assert time.monotonic() - began >= 2
+    assert scene.league.batches >= 4
+
+
+def test_given_a_registry_that_answers_somebody_again_then_it_is_asked_at_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(publish.random, "uniform", lambda *_: 600.0)
+    scene.league.error = Unreachable("it does not answer")
+    scene.put("86.a/1", b"1")
+    stop = threading.Event()
+    thread = threading.Thread(target=scene.publisher.run, args=(stop,))
+    thread.start()
+    try:
+        eventually(lambda: scene.league.batches == 1)
+        scene.league.error = None
+        time.sleep(0.1)
+        assert scene.left() == [b"1"]
+        scene.league.returns += 1
+        eventually(lambda: scene.left() == [])
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_given_one_thing_that_has_to_wait_then_the_others_go_on(scene: Scene) -> None:
+    scene.league.answer = lambda each: OutcomeCode.TRY_AGAIN if each.payload == b"1" else OutcomeCode.ACCEPTED
+    scene.league.wait = (300, False)
+    for number in range(3):
+        scene.put(f"86.a/{number}", b"%d" % number)
+    assert scene.publisher.drain() == 2
+    (row,) = scene.storage.outbox.all()
+    assert 200 < row.next_try_at - time.time() <= publish.LONGEST_TOLD  # more would pass for a clock that was wrong
+    assert scene.publisher.drain() == 0
+    assert len(scene.league.got) == 3

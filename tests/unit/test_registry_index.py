@@ -7,7 +7,7 @@ from sqlite_utils.utils import sqlite3
 
 from hanse.errors import InvalidInput
 from hanse.model.search import Query
-from registry.index import Page, ask, expression, page_token, phrases, read_page_token, tokens
+from registry.index import Page, ask, expression, page_token, phrases, ranked, read_page_token, tokens
 
 SECRET = bytes(32)
 
@@ -45,7 +45,7 @@ def test_tokens(text, expected):
     ],
 )
 def test_expression(text, expected):
-    made = expression(ask(Query(text=text)))
+    made = expression(ask(Query(text=text)), {})
     if expected:
         assert made == f"({{title description subjects creators}} : ({expected}))"
     else:
@@ -64,9 +64,32 @@ def test_whatever_is_asked_fts5_understands_it(text):
     except InvalidInput:
         assert not tokens(text)
         return
-    rows = connection.execute("SELECT rowid FROM s WHERE s MATCH ?", (expression(question),)).fetchall()
+    rows = connection.execute("SELECT rowid FROM s WHERE s MATCH ?", (expression(question, {}),)).fetchall()
     assert bool(rows) == bool(phrases(text))
     connection.close()
+
+
+def test_a_beginning_of_few_words_becomes_those_words():
+    question = ask(Query(text="covid-19 tri"))
+    made = expression(question, {"tri": ["trial", "trials"]})
+    assert '"covid 19" AND ("trial" OR "trials")' in made
+    assert '("tri")' in expression(question, {"tri": []})  # nothing begins so: it finds nothing
+
+
+def ranking(text, *found):
+    return ranked(ask(Query(text=text)), found)
+
+
+def test_a_title_counts_more_than_any_repetition_elsewhere_and_of_equals_the_newest_is_first():
+    often = ("other", "rain " * 50, "wet", "")
+    title = ("rain", "", "", "")
+    assert ranking("rain", (1, title), (2, often), (3, ("", "rain", "", "")), (4, title)) == [4, 1, 2, 3]
+
+
+def test_words_and_beginnings_are_counted_as_they_are_matched():
+    assert ranking("a", (1, ("a a a", "", "", "")), (2, ("aa", "", "", ""))) == [1, 2]
+    assert ranking("tri", (1, ("atrium", "", "", "")), (2, ("trial", "", "", ""))) == [2, 1]
+    assert ranking("big-tri", (1, ("big atrium", "", "", "")), (2, ("big trial", "", "", ""))) == [2, 1]
 
 
 @given(st.text(alphabet="数据集中文字", min_size=1, max_size=8), st.data())

@@ -253,6 +253,18 @@ def test_a_rolled_back_membership(league: SimulatedLeague) -> None:
         trust.membership(*old, authority, now=league.now, seen=seen)
 
 
+def test_an_older_statement_of_the_same_membership_is_another_process_of_the_registry_or_much_too_old(
+    league: SimulatedLeague,
+) -> None:
+    authority = wire.decode_authority(league.authority)
+    stated = league.membership()
+    seen = trust.membership(*stated, authority, now=league.now)
+    later = replace(seen, issued_at=seen.issued_at + limits.CLOCK_SKEW)
+    assert trust.membership(*stated, authority, now=league.now, seen=later) == seen
+    with pytest.raises(RolledBack, match="older membership"):
+        trust.membership(*stated, authority, now=league.now, seen=replace(later, issued_at=later.issued_at + 1))
+
+
 def test_the_authority_is_that_of_the_invitation(league: SimulatedLeague) -> None:
     fingerprint = wire.decode_authority(league.authority).fingerprint
     assert trust.authority(league.authority, fingerprint).registry_key == league.key.public

@@ -363,3 +363,22 @@ def test_checkpoints_are_read_or_refused_alike(data: st.DataObject) -> None:
         return
     found = verifier.read_note(note, known(organization_))
     assert (found.size, found.root) == (ours.size, ours.root)
+
+
+@given(st.integers(0, 70), st.integers(0, 70), st.integers(0, 9), st.booleans())
+def test_both_agree_on_which_log_continues_which(old: int, more: int, spoilt: int, truly: bool) -> None:
+    leaves = [merkle.leaf_hash(b"%d" % n) for n in range(old + more)]
+    node = merkle.nodes(leaves or [bytes(32)])
+    proof = list(merkle.consistency_proof(node, old, old + more))
+    if not truly and spoilt < len(proof):
+        proof[spoilt] = bytes(32)
+    elif not truly:
+        proof.append(bytes(32))
+    before, after = (verifier.Checkpoint(size, merkle.root(leaves[:size]), "") for size in (old, old + more))
+    try:
+        merkle.verify_consistency(before.size, before.root, after.size, after.root, proof)
+        expected = True
+    except HanseError:
+        expected = False
+    assert expected is truly
+    assert verifier.continues(before, after, b"".join(proof)) is expected

@@ -49,6 +49,8 @@ _MIGRATIONS = (
         PRIMARY KEY (first, second)
     ) STRICT;
     """,
+    "ALTER TABLE registry_lie ADD COLUMN accepted_at INTEGER;",
+    "ALTER TABLE registry_lie ADD COLUMN witnesses TEXT NOT NULL DEFAULT '';",
 )
 _ANY_TIME = 1 << 40  # a pin was checked against the clock when it was made
 
@@ -83,7 +85,9 @@ class KeptMembership:
 class RegistryLie:
     """Two checkpoints of the registry's log, signed by it, that were not one history: C2SP signed notes.
 
-    ``proof``: what it gave to prove that they were, hashes one after the other. ``what`` is the error's text.
+    ``proof``: that no log has both, or else what came to prove that one continues the other: hashes one after the
+    other. ``what`` is the error's text. ``accepted_at``: when a person said that it was restored from a backup (Unix
+    seconds). ``witnesses``: the keys of those that cosigned both, as far as this home named them.
     """
 
     first: str
@@ -91,6 +95,8 @@ class RegistryLie:
     proof: bytes
     what: str
     noticed_at: int
+    accepted_at: int | None = None
+    witnesses: tuple[str, ...] = ()
 
 
 class Known:
@@ -225,20 +231,44 @@ class Known:
                 db.execute("INSERT OR REPLACE INTO registry_log VALUES (1, ?, ?, ?)", (size, note, seen_at))
         return True
 
-    def keep_registry_lie(self, lie: RegistryLie) -> None:
-        """For good; at most FORKS_PER_PEER of them."""
+    def accept_registry_log(self, size: int, note: str, seen_at: int) -> None:
+        """Takes a log for the one that was seen, whatever was: its registry was restored, and a person says so.
+
+        The membership is asked for anew. Of records that the registry showed only their owners count from now on: none
+        gets older by it, and the registry may know less than it did.
+        """
         with self._transaction(write=True) as db:
+            db.execute("INSERT OR REPLACE INTO registry_log VALUES (1, ?, ?, ?)", (size, note, seen_at))
+            db.execute("UPDATE registry_lie SET accepted_at = coalesce(accepted_at, ?)", (seen_at,))
+            db.execute("DELETE FROM membership")
+            db.execute("UPDATE record SET origin = ? WHERE origin = ?", (Origin.OWNER.value, Origin.REGISTRY.value))
+
+    def keep_registry_lie(self, lie: RegistryLie, instead: RegistryLie | None = None) -> None:
+        """For good, but for what proves more ``instead``; at most FORKS_PER_PEER of them."""
+        with self._transaction(write=True) as db:
+            if instead is not None:
+                db.execute("DELETE FROM registry_lie WHERE first = ? AND second = ?", (instead.first, instead.second))
             if db.execute("SELECT count(*) FROM registry_lie").fetchone()[0] < limits.FORKS_PER_PEER:
                 db.execute(
-                    "INSERT OR IGNORE INTO registry_lie VALUES (?, ?, ?, ?, ?)",
-                    (lie.first, lie.second, lie.proof, lie.what, lie.noticed_at),
+                    # Another process may have asked before a person accepted that the first of them counts no more.
+                    "INSERT OR IGNORE INTO registry_lie VALUES (?1, ?2, ?3, ?4, ?5, "
+                    "coalesce(?6, (SELECT max(accepted_at) FROM registry_lie WHERE first = ?1)), ?7)",
+                    (
+                        lie.first,
+                        lie.second,
+                        lie.proof,
+                        lie.what,
+                        lie.noticed_at,
+                        lie.accepted_at,
+                        "\n".join(lie.witnesses),
+                    ),
                 )
 
     def registry_lies(self) -> list[RegistryLie]:
         """The oldest first."""
         with self._transaction() as db:
             rows = db.execute("SELECT * FROM registry_lie ORDER BY noticed_at, rowid").fetchall()
-        return [RegistryLie(*row) for row in rows]
+        return [RegistryLie(*(*row[:-1], tuple(row[-1].splitlines()))) for row in rows]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
