@@ -90,14 +90,15 @@ def test_given_a_full_member_then_it_is_told_why_until_the_operator_allows_more(
 
 def test_given_a_rate_then_what_is_beyond_it_is_told_to_wait_in_one_batch_or_many(registry):
     paced = registry.join("86.paced")
-    outcomes = paced.publish(*(paced.record(str(number)) for number in range(8)))
+    records = [paced.record(str(number)) for number in range(9)]
+    outcomes = paced.publish(*records[:8])
     assert codes(outcomes) == [ACCEPTED] * 5 + [TRY_AGAIN] * 3
     assert all(each.pause and 1 <= each.wait_seconds <= 60 for each in outcomes[5:])
     assert "86.paced may publish 5 versions a minute, and has" in outcomes[7].message
-    assert codes(paced.publish(paced.record("0"), paced.record("8"))) == [ACCEPTED, TRY_AGAIN]  # what is there is free
+    assert codes(paced.publish(records[0], records[8])) == [ACCEPTED, TRY_AGAIN]  # what is there is free
     registry.stop()
     registry.serve()  # a restart gives nobody another minute
-    assert codes(paced.publish(paced.record("8"))) == [TRY_AGAIN]
+    assert codes(paced.publish(records[8])) == [TRY_AGAIN]
 
 
 def test_a_probe_tells_whether_the_registry_serves(registry):
