@@ -178,10 +178,9 @@ def test_a_registry_that_was_restored_is_accepted_by_a_command_and_gets_back_wha
     for change in ("suspend", "restore"):  # so that it does not become the same log again
         registry.command(change, "86.acme")
     registry.start()
-    until(lambda: "does not answer" not in north.json("status")["registry_error"], "the registry to answer")
-    status = north.json("status")
-    assert "hanse accept-registry" in status["registry_error"], status
-    assert status["registry_lies"]
+    # What it signed in the second of its death may be a mirror's that is behind; it signs anew after a few.
+    until(lambda: "hanse accept-registry" in north.json("status")["registry_error"], "north to be told what to do")
+    assert north.json("status")["registry_lies"]
     told = ("--size", backup["entries"], "--root", backup["root"])
     accepted = north.json("accept-registry", "--yes", *told)
     assert accepted["shown"]["size"] == backup["entries"] + 2
