@@ -36,6 +36,7 @@ OVERTAKEN: Final = 60  # seconds; a checkpoint older than this did not merely ar
 CHECKPOINT_AGE: Final = 60  # seconds after which a registry's checkpoint is no answer any more
 FINDINGS: Final = 1000  # of a monitor that are kept: a registry that floods it has been found out long before
 PROOFS: Final = 100  # identifiers in one Resolve that asks for proofs: each is some 20 hashes
+CONTINUED: Final = 100  # organization records in one Continue: each may cost the registry a signature check
 
 # Content.
 CHUNK_BYTES: Final = 1 * MIB  # what is verified at once; SPEC.md section 8.3

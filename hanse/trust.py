@@ -7,8 +7,9 @@ or peer stands here and nowhere else. Errors are VerificationFailed: their text 
     trial = record(envelope, north.record, now=now)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from hanse import limits, wire
@@ -160,7 +161,7 @@ def record(
     """
     _expect_type(envelope, PayloadType.RECORD)
     try:
-        found = wire.decode_record(envelope.payload)
+        found = _decoded_record(envelope.payload)
     except InvalidInput as error:
         raise WrongContent(f"an object record does not parse: {error}") from None
     if expected is not None and found.id != expected:
@@ -212,7 +213,7 @@ def manifest(envelope: Envelope, salt: bytes, promised: ObjectRecord, owner: Org
     """The manifest that a record is committed to. Raises BadSignature, WrongContent."""
     _expect_type(envelope, PayloadType.MANIFEST)
     try:
-        found = wire.decode_manifest(envelope.payload)
+        found = _decoded_manifest(envelope.payload)
     except InvalidInput as error:
         raise WrongContent(f"a manifest does not parse: {error}") from None
     if found.id != promised.id or found.version != promised.version:
@@ -274,6 +275,34 @@ def caller(envelope: Envelope, current_key: PublicKey, league: bytes, *, now: in
     return statement
 
 
+def successor(
+    envelope: Envelope,
+    organizations: Sequence[Envelope],
+    pinned: VerifiedOrganization,
+    league: bytes,
+    *,
+    now: int,
+) -> Pass:
+    """The pass of a member whose newest key is not known: its records, consecutive, lead there from the pinned one.
+
+    Those up to the pinned one may be among them. SPEC.md section 9.9. Raises NotAuthenticated.
+    """
+    try:
+        # Before the chain is followed: whoever has not the last key costs one signature check, however long it is.
+        claimed = wire.decode_organization(organizations[-1].payload) if organizations else pinned.record
+        statement = caller(envelope, claimed.current_key, league, now=now)
+        digests = [each.digest for each in organizations]
+        following = organizations[digests.index(pinned.digest) + 1 :] if pinned.digest in digests else organizations
+        chain(following, pinned=pinned, now=now)
+    except (InvalidInput, VerificationFailed):
+        # Which version and which key are known here is told to members only.
+        raise NotAuthenticated(
+            "the organization records that came with the call do not lead from the newest that the registry has to the "
+            "key that signed it: they lack one between, or the registry has others. Ask its operator"
+        ) from None
+    return statement
+
+
 def renewal(envelope: Envelope, current_key: PublicKey, league: bytes, *, now: int) -> Renewal:
     """A member's request for a fresh certificate. Raises NotAuthenticated."""
     _expect_pass(envelope, PayloadType.RENEWAL, current_key)
@@ -284,7 +313,11 @@ def renewal(envelope: Envelope, current_key: PublicKey, league: bytes, *, now: i
 
 def _expect_pass(envelope: Envelope, kind: PayloadType, current_key: PublicKey) -> None:
     if envelope.payload_type != kind or not is_signed_by(envelope, current_key):
-        raise NotAuthenticated("the call is not signed by the member's current key: `hanse doctor` compares them")
+        raise NotAuthenticated(
+            "the call is not signed by the member's current key, as far as the registry knows. If its operator says "
+            "that it was restored from a backup: `hanse accept-registry`. Else the key was changed just now (try "
+            "again), or in another copy of this home"
+        )
 
 
 def _expect_now(meant_for: bytes, league: bytes, issued_at: int, expires_at: int, now: int) -> None:
@@ -304,3 +337,8 @@ def key_holder(prefix: Prefix, spki_names: Iterable[bytes], peer: bytes) -> None
             f"the certificate says {prefix}, but the record that {prefix} signed names another key: "
             "the certificate's issuer alone is not believed"
         )
+
+
+# Whoever fetches often meets the same few.
+_decoded_record = lru_cache(64)(wire.decode_record)
+_decoded_manifest = lru_cache(64)(wire.decode_manifest)

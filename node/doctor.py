@@ -231,7 +231,7 @@ class _Examination:
             if "clock" in str(error):
                 yield _fail("clock", str(error), "set this machine's clock (NTP)", NotAuthenticated)
             else:
-                yield _fail("registry", str(error), "if the key was rotated, let `hanse serve` publish it", type(error))
+                yield _fail("registry", str(error), "use the copy of this home whose key is newest", type(error))
             return
         except NotPermitted as error:
             yield _ok("registry", f"answers at {league.answered}")

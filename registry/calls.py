@@ -44,6 +44,7 @@ POLICIES: Mapping[str, Policy] = {
     "Search": Policy.MEMBERS,
     "Watch": Policy.MEMBERS,
     "GetCheckpoint": Policy.MEMBERS,
+    "Continue": Policy.ANYBODY,
 }
 
 _STREAMS = ("Publish", "Watch")
@@ -72,7 +73,12 @@ class Calls:
             "GetCheckpoint": service.get_checkpoint,
         }
         slow: dict[str, Callable[[bytes], Awaitable[bytes]]]
-        slow = {"Join": service.join, "Renew": service.renew, "Search": service.search}
+        slow = {
+            "Join": service.join,
+            "Renew": service.renew,
+            "Search": service.search,
+            "Continue": service.continue_organization,
+        }
         if service.distant:
             # They wait for the database: in a thread, while the loop answers what is remembered.
             slow |= {name: self._elsewhere(name, quick.pop(name)) for name in list(quick) if name != "GetAuthority"}

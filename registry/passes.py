@@ -3,14 +3,15 @@
 A pass is remembered until it runs out or the membership changes. Both memories are bounded.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hanse import limits, trust, wire
 from hanse.errors import InvalidInput, NotAuthenticated, NotPermitted, Overloaded, Suspended
+from hanse.model.envelope import Envelope
 from hanse.model.identifier import Prefix
-from hanse.model.organization import Member
+from hanse.model.organization import Member, Pass
 from registry.members import League, Standing
 
 METADATA_KEY = "hanse-pass-bin"
@@ -84,12 +85,19 @@ class Passes:
                         if not look():
                             raise
                         caller = self._verify(value, now)
-                if not caller.bucket.take(now):
-                    raise Overloaded(
-                        f"{caller.prefix} calls more than {self._rate:g} times a second: slow down, ask in batches"
-                    )
-                return caller
+                return self._take(caller, now)
         raise NotAuthenticated("the call came without a pass: only members of the league may ask")
+
+    def successor(self, envelope: Envelope, organizations: Sequence[Envelope]) -> Caller:
+        """Of a pass by a key that is not known here, to which these records of the member lead. Not remembered.
+
+        Raises InvalidInput, NotAuthenticated, Suspended, Overloaded.
+        """
+        now = self._clock()
+        standing = self._league.standing(wire.decode_pass(envelope.payload).prefix)
+        statement = trust.successor(envelope, organizations, standing.organization, self._fingerprint, now=int(now))
+        refuse_suspended(standing.member)
+        return self._take(self._caller(statement, now), now)
 
     def standing(self, caller: Caller) -> Standing:
         """The caller's standing now, during a long stream. Raises NotAuthenticated, Suspended."""
@@ -108,15 +116,25 @@ class Passes:
         except InvalidInput:
             raise NotAuthenticated("the pass does not parse") from None
         refuse_suspended(standing.member)
+        caller = self._caller(statement, now)
+        while len(self._known) >= _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[value] = caller
+        return caller
+
+    def _caller(self, statement: Pass, now: float) -> Caller:
         prefix = statement.prefix
         bucket = self._buckets.get(prefix)
         if bucket is None:
             bucket = self._buckets[prefix] = Bucket(self._rate, self._burst, now)
         until = min(statement.expires_at, statement.issued_at + limits.PASS_LIFE) + limits.CLOCK_SKEW
-        caller = Caller(prefix, until, bucket)
-        while len(self._known) >= _REMEMBERED:
-            del self._known[next(iter(self._known))]
-        self._known[value] = caller
+        return Caller(prefix, until, bucket)
+
+    def _take(self, caller: Caller, now: float) -> Caller:
+        if not caller.bucket.take(now):
+            raise Overloaded(
+                f"{caller.prefix} calls more than {self._rate:g} times a second: slow down, ask in batches"
+            )
         return caller
 
 

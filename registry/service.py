@@ -14,11 +14,11 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from hanse import limits, wire
-from hanse.errors import InvalidInput, LimitExceeded, NotFound, Overloaded
-from hanse.model.envelope import Envelope
+from hanse.errors import Conflict, InvalidInput, LimitExceeded, NotFound, Overloaded
+from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier, Prefix
 from hanse.trust import VerifiedOrganization
 from hanse.v1 import envelope_pb2, registry_pb2
@@ -154,8 +154,8 @@ class Service:
         stamp = self._storage.stamp()
         if stamp == self._stamp:
             return False
-        self._stamp = stamp
         self.look_at_members()
+        self._stamp = stamp  # last: who looks meanwhile, or after this has failed, must not think that it was done
         return True
 
     def look_at_members(self) -> bool:
@@ -230,6 +230,22 @@ class Service:
         certificate = await asyncio.to_thread(self._membership.renew, renewal, self.league)
         await self.look()
         return framing.field(1, certificate)
+
+    async def continue_organization(self, request: bytes) -> bytes:
+        message = wire.parse(registry_pb2.ContinueRequest, request)
+        if len(message.organizations) > limits.CONTINUED:
+            raise LimitExceeded(f"one call has at most {limits.CONTINUED} organization records")
+        signed = wire.envelope_from_message(message.caller)
+        organizations = [wire.envelope_from_message(each) for each in message.organizations]
+        if any(each.payload_type != PayloadType.ORGANIZATION for each in organizations):
+            raise InvalidInput("only organization records are taken here: publish the others")
+        await self.look()  # by the newest key
+        caller = await asyncio.to_thread(self._passes.successor, signed, organizations)
+        if message.store:
+            for outcome in await self._submit(caller.prefix, len(request), lambda: list(organizations)):
+                _accepted(outcome)
+        log = await self.log.read(lambda: self.log.shown(message.seen_size, until=message.until_size)[1])
+        return framing.field(1, log)
 
     # Members'.
 
@@ -424,7 +440,7 @@ class Service:
                     # One of whom nothing waits is let in, however much others have sent.
                     while self._submitted.total() > _PUBLISH_BYTES and self._submitted[caller.prefix]:
                         await asyncio.sleep(0.01)  # the sender is not read meanwhile, and so has to wait
-                    answer = self._submit(caller.prefix, request)
+                    answer = self._submit(caller.prefix, len(request), partial(_envelopes, request))
                     await waiting.put(answer)
             except Exception as error:  # noqa: BLE001 — raised again by whoever answers
                 await waiting.put(error)
@@ -444,9 +460,12 @@ class Service:
                 del self._publishing[caller.prefix]
             reader.cancel()
 
-    def _submit(self, sender: Prefix, request: bytes) -> asyncio.Future[list[Outcome]]:
-        answer = asyncio.wrap_future(self.writer.submit(sender, lambda: _envelopes(request)))
-        size, began = len(request), time.perf_counter()
+    def _submit(
+        self, sender: Prefix, size: int, envelopes: Callable[[], list[Envelope | Outcome]]
+    ) -> asyncio.Future[list[Outcome]]:
+        """Of a message of that size."""
+        answer = asyncio.wrap_future(self.writer.submit(sender, envelopes))
+        began = time.perf_counter()
         self._submitted[sender] += size
         self._messages += 1
 
@@ -486,6 +505,19 @@ class Service:
                     await asyncio.wait_for(news.wait(), _WATCH_LOOK)
                 except TimeoutError:
                     continue
+
+
+def _accepted(outcome: Outcome) -> None:
+    """Raises what says that it was not."""
+    match outcome.code:
+        case Code.ACCEPTED:
+            return
+        case Code.REFUSED:
+            raise InvalidInput(outcome.message)
+        case Code.CONFLICT:
+            raise Conflict(outcome.message)
+        case Code.TRY_AGAIN:
+            raise Overloaded(outcome.message)
 
 
 def _envelopes(request: bytes) -> list[Envelope | Outcome]:

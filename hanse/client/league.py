@@ -39,14 +39,12 @@ from hanse.v1.registry_pb2_grpc import RegistryStub
 
 T = TypeVar("T")
 PASS_METADATA = "hanse-pass-bin"  # noqa: S105 - a name
+_REPEATED = ("GetMembership", "GetOrganization", "Resolve", "Search", "Renew", "GetCheckpoint", "Continue")
 _RETRIES = json.dumps(
     {
         "methodConfig": [
             {
-                "name": [
-                    {"service": "hanse.v1.Registry", "method": method}
-                    for method in ("GetMembership", "GetOrganization", "Resolve", "Search", "Renew", "GetCheckpoint")
-                ],
+                "name": [{"service": "hanse.v1.Registry", "method": method} for method in _REPEATED],
                 "retryPolicy": {
                     "maxAttempts": 3,
                     "initialBackoff": "0.05s",
@@ -96,6 +94,7 @@ class League:
         self._asking = threading.local()  # by: who answered last; without: who is not asked now
         self._channels: dict[Address, grpc.Channel] = {}
         self._pass: tuple[int, bytes] | None = None
+        self._brought: tuple[Envelope, ...] = ()
 
     def get_membership(self, known_sha256: bytes = b"") -> tuple[Envelope, bytes]:
         """The signed head, and the list of members: empty if it is the one that the caller has."""
@@ -125,8 +124,35 @@ class League:
 
         With ``until_size``, that these are the first of so many, instead of the first of all.
         """
+        if self._brought:
+            return self._continue(store=False, seen_size=seen_size, until_size=until_size)
         request = registry_pb2.GetCheckpointRequest(seen_size=seen_size, until_size=until_size)
         response = self._call(lambda stub, with_pass: stub.GetCheckpoint(request, **with_pass))
+        with _claims():
+            return wire_log.shown_from_message(response.log)
+
+    def bring(self, organizations: Sequence[Envelope]) -> None:
+        """Of a registry that knows an older key than this home's: the own records that lead to it, at most CONTINUED.
+
+        ``get_checkpoint`` brings them from now on, and nothing is changed; ``continue_organization`` has them stored.
+        """
+        self._brought = tuple(organizations)
+
+    def continue_organization(self) -> None:
+        """Has stored what was brought, if anything was; this home's key counts again when it returns."""
+        if self._brought:
+            self._continue(store=True)
+            self._brought = ()
+
+    def _continue(self, *, store: bool, seen_size: int = 0, until_size: int = 0) -> Shown:
+        request = registry_pb2.ContinueRequest(
+            caller=wire.envelope_to_message(self._identity.sign_pass(int(self._clock()))),
+            organizations=[wire.envelope_to_message(each) for each in self._brought],
+            store=store,
+            seen_size=seen_size,
+            until_size=until_size,
+        )
+        response = self._call(lambda stub, with_pass: stub.Continue(request, **with_pass))
         with _claims():
             return wire_log.shown_from_message(response.log)
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from hanse.v1 import envelope_pb2 as hanse_dot_v1_dot_envelope__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hanse/v1/registry.proto\x12\x08hanse.v1\x1a\x17hanse/v1/envelope.proto\"\x15\n\x13GetAuthorityRequest\")\n\x14GetAuthorityResponse\x12\x11\n\tauthority\x18\x01 \x01(\x0c\"T\n\x0bJoinRequest\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\x12(\n\x0corganization\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"#\n\x0cJoinResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"3\n\x0cRenewRequest\x12#\n\x07renewal\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"$\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"`\n\x14GetMembershipRequest\x12\x1c\n\x14known_members_sha256\x18\x01 \x01(\x0c\x12\x17\n\x0fwith_checkpoint\x18\x02 \x01(\x08\x12\x11\n\tseen_size\x18\x03 \x01(\x04\"\x8e\x01\n\x15GetMembershipResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0f\n\x07members\x18\x02 \x01(\x0c\x12\x1a\n\x03log\x18\x03 \x01(\x0b\x32\r.hanse.v1.Log\x12&\n\tinclusion\x18\x04 \x01(\x0b\x32\x13.hanse.v1.Inclusion\"=\n\x14GetCheckpointRequest\x12\x11\n\tseen_size\x18\x01 \x01(\x04\x12\x12\n\nuntil_size\x18\x02 \x01(\x04\"3\n\x15GetCheckpointResponse\x12\x1a\n\x03log\x18\x01 \x01(\x0b\x32\r.hanse.v1.Log\"L\n\x03Log\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\x12\r\n\x05since\x18\x03 \x01(\x04\x12\r\n\x05until\x18\x04 \x01(\x04\"(\n\tInclusion\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04path\x18\x02 \x03(\x0c\"?\n\x16GetOrganizationRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x15\n\rafter_version\x18\x02 \x01(\x04\"D\n\x17GetOrganizationResponse\x12)\n\rorganizations\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\"7\n\x0ePublishRequest\x12%\n\tenvelopes\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\"=\n\x0fPublishResponse\x12*\n\x08outcomes\x18\x01 \x03(\x0b\x32\x18.hanse.v1.PublishOutcome\"\xed\x01\n\x0ePublishOutcome\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12+\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1d.hanse.v1.PublishOutcome.Code\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\r\x12\r\n\x05pause\x18\x05 \x01(\x08\"h\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x11\n\rCODE_ACCEPTED\x10\x01\x12\x10\n\x0c\x43ODE_REFUSED\x10\x02\x12\x11\n\rCODE_CONFLICT\x10\x03\x12\x12\n\x0e\x43ODE_TRY_AGAIN\x10\x04\"Z\n\x0eResolveRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x19\n\x11with_organization\x18\x02 \x01(\x08\x12\r\n\x05prove\x18\x03 \x01(\x08\x12\x11\n\tseen_size\x18\x04 \x01(\x04\"\xb9\x01\n\x0fResolveResponse\x12)\n\x0bresolutions\x18\x01 \x03(\x0b\x32\x14.hanse.v1.Resolution\x12)\n\rorganizations\x18\x02 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\x1a\n\x03log\x18\x03 \x01(\x0b\x32\r.hanse.v1.Log\x12\x34\n\x17organization_inclusions\x18\x04 \x03(\x0b\x32\x13.hanse.v1.Inclusion\"\x98\x02\n\nResolution\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.hanse.v1.Resolution.State\x12\"\n\x06record\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x10\n\x08referral\x18\x03 \x03(\t\x12&\n\tinclusion\x18\x04 \x01(\x0b\x32\x13.hanse.v1.Inclusion\"\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x13\n\x0fSTATE_WITHDRAWN\x10\x02\x12\x11\n\rSTATE_UNKNOWN\x10\x03\x12\x13\n\x0fSTATE_ELSEWHERE\x10\x04\x12\x11\n\rSTATE_INVALID\x10\x05\"\xc1\x01\n\rSearchRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x12\n\nmedia_type\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63\x63\x65ss\x18\x06 \x01(\t\x12\x13\n\x0bissued_from\x18\x07 \x01(\x03\x12\x14\n\x0cissued_until\x18\x08 \x01(\x03\x12\x11\n\tpage_size\x18\t \x01(\r\x12\x12\n\npage_token\x18\n \x01(\t\"]\n\x0eSearchResponse\x12#\n\x07records\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"8\n\x0cWatchRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x19\n\x11with_certificates\x18\x02 \x01(\x08\"2\n\rWatchResponse\x12!\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x10.hanse.v1.Change\"U\n\x06\x43hange\x12\x10\n\x08position\x18\x01 \x01(\x04\x12$\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x32\xc3\x05\n\x08Registry\x12M\n\x0cGetAuthority\x12\x1d.hanse.v1.GetAuthorityRequest\x1a\x1e.hanse.v1.GetAuthorityResponse\x12\x35\n\x04Join\x12\x15.hanse.v1.JoinRequest\x1a\x16.hanse.v1.JoinResponse\x12\x38\n\x05Renew\x12\x16.hanse.v1.RenewRequest\x1a\x17.hanse.v1.RenewResponse\x12P\n\rGetMembership\x12\x1e.hanse.v1.GetMembershipRequest\x1a\x1f.hanse.v1.GetMembershipResponse\x12V\n\x0fGetOrganization\x12 .hanse.v1.GetOrganizationRequest\x1a!.hanse.v1.GetOrganizationResponse\x12\x42\n\x07Publish\x12\x18.hanse.v1.PublishRequest\x1a\x19.hanse.v1.PublishResponse(\x01\x30\x01\x12>\n\x07Resolve\x12\x18.hanse.v1.ResolveRequest\x1a\x19.hanse.v1.ResolveResponse\x12;\n\x06Search\x12\x17.hanse.v1.SearchRequest\x1a\x18.hanse.v1.SearchResponse\x12:\n\x05Watch\x12\x16.hanse.v1.WatchRequest\x1a\x17.hanse.v1.WatchResponse0\x01\x12P\n\rGetCheckpoint\x12\x1e.hanse.v1.GetCheckpointRequest\x1a\x1f.hanse.v1.GetCheckpointResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17hanse/v1/registry.proto\x12\x08hanse.v1\x1a\x17hanse/v1/envelope.proto\"\x15\n\x13GetAuthorityRequest\")\n\x14GetAuthorityResponse\x12\x11\n\tauthority\x18\x01 \x01(\x0c\"T\n\x0bJoinRequest\x12\x0e\n\x06secret\x18\x01 \x01(\x0c\x12(\n\x0corganization\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"#\n\x0cJoinResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"3\n\x0cRenewRequest\x12#\n\x07renewal\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\"$\n\rRenewResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"`\n\x14GetMembershipRequest\x12\x1c\n\x14known_members_sha256\x18\x01 \x01(\x0c\x12\x17\n\x0fwith_checkpoint\x18\x02 \x01(\x08\x12\x11\n\tseen_size\x18\x03 \x01(\x04\"\x8e\x01\n\x15GetMembershipResponse\x12 \n\x04head\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x0f\n\x07members\x18\x02 \x01(\x0c\x12\x1a\n\x03log\x18\x03 \x01(\x0b\x32\r.hanse.v1.Log\x12&\n\tinclusion\x18\x04 \x01(\x0b\x32\x13.hanse.v1.Inclusion\"=\n\x14GetCheckpointRequest\x12\x11\n\tseen_size\x18\x01 \x01(\x04\x12\x12\n\nuntil_size\x18\x02 \x01(\x04\"3\n\x15GetCheckpointResponse\x12\x1a\n\x03log\x18\x01 \x01(\x0b\x32\r.hanse.v1.Log\"\x96\x01\n\x0f\x43ontinueRequest\x12\"\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12)\n\rorganizations\x18\x02 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\r\n\x05store\x18\x03 \x01(\x08\x12\x11\n\tseen_size\x18\x04 \x01(\x04\x12\x12\n\nuntil_size\x18\x05 \x01(\x04\".\n\x10\x43ontinueResponse\x12\x1a\n\x03log\x18\x01 \x01(\x0b\x32\r.hanse.v1.Log\"L\n\x03Log\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\x12\r\n\x05since\x18\x03 \x01(\x04\x12\r\n\x05until\x18\x04 \x01(\x04\"(\n\tInclusion\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04path\x18\x02 \x03(\x0c\"?\n\x16GetOrganizationRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x15\n\rafter_version\x18\x02 \x01(\x04\"D\n\x17GetOrganizationResponse\x12)\n\rorganizations\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\"7\n\x0ePublishRequest\x12%\n\tenvelopes\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\"=\n\x0fPublishResponse\x12*\n\x08outcomes\x18\x01 \x03(\x0b\x32\x18.hanse.v1.PublishOutcome\"\xed\x01\n\x0ePublishOutcome\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12+\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1d.hanse.v1.PublishOutcome.Code\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\r\x12\r\n\x05pause\x18\x05 \x01(\x08\"h\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x11\n\rCODE_ACCEPTED\x10\x01\x12\x10\n\x0c\x43ODE_REFUSED\x10\x02\x12\x11\n\rCODE_CONFLICT\x10\x03\x12\x12\n\x0e\x43ODE_TRY_AGAIN\x10\x04\"Z\n\x0eResolveRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x19\n\x11with_organization\x18\x02 \x01(\x08\x12\r\n\x05prove\x18\x03 \x01(\x08\x12\x11\n\tseen_size\x18\x04 \x01(\x04\"\xb9\x01\n\x0fResolveResponse\x12)\n\x0bresolutions\x18\x01 \x03(\x0b\x32\x14.hanse.v1.Resolution\x12)\n\rorganizations\x18\x02 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\x1a\n\x03log\x18\x03 \x01(\x0b\x32\r.hanse.v1.Log\x12\x34\n\x17organization_inclusions\x18\x04 \x03(\x0b\x32\x13.hanse.v1.Inclusion\"\x98\x02\n\nResolution\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.hanse.v1.Resolution.State\x12\"\n\x06record\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x10\n\x08referral\x18\x03 \x03(\t\x12&\n\tinclusion\x18\x04 \x01(\x0b\x32\x13.hanse.v1.Inclusion\"\x80\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSTATE_ACTIVE\x10\x01\x12\x13\n\x0fSTATE_WITHDRAWN\x10\x02\x12\x11\n\rSTATE_UNKNOWN\x10\x03\x12\x13\n\x0fSTATE_ELSEWHERE\x10\x04\x12\x11\n\rSTATE_INVALID\x10\x05\"\xc1\x01\n\rSearchRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x12\n\nmedia_type\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63\x63\x65ss\x18\x06 \x01(\t\x12\x13\n\x0bissued_from\x18\x07 \x01(\x03\x12\x14\n\x0cissued_until\x18\x08 \x01(\x03\x12\x11\n\tpage_size\x18\t \x01(\r\x12\x12\n\npage_token\x18\n \x01(\t\"]\n\x0eSearchResponse\x12#\n\x07records\x18\x01 \x03(\x0b\x32\x12.hanse.v1.Envelope\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"8\n\x0cWatchRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x19\n\x11with_certificates\x18\x02 \x01(\x08\"2\n\rWatchResponse\x12!\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x10.hanse.v1.Change\"U\n\x06\x43hange\x12\x10\n\x08position\x18\x01 \x01(\x04\x12$\n\x08\x65nvelope\x18\x02 \x01(\x0b\x32\x12.hanse.v1.Envelope\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x32\x86\x06\n\x08Registry\x12M\n\x0cGetAuthority\x12\x1d.hanse.v1.GetAuthorityRequest\x1a\x1e.hanse.v1.GetAuthorityResponse\x12\x35\n\x04Join\x12\x15.hanse.v1.JoinRequest\x1a\x16.hanse.v1.JoinResponse\x12\x38\n\x05Renew\x12\x16.hanse.v1.RenewRequest\x1a\x17.hanse.v1.RenewResponse\x12P\n\rGetMembership\x12\x1e.hanse.v1.GetMembershipRequest\x1a\x1f.hanse.v1.GetMembershipResponse\x12V\n\x0fGetOrganization\x12 .hanse.v1.GetOrganizationRequest\x1a!.hanse.v1.GetOrganizationResponse\x12\x42\n\x07Publish\x12\x18.hanse.v1.PublishRequest\x1a\x19.hanse.v1.PublishResponse(\x01\x30\x01\x12>\n\x07Resolve\x12\x18.hanse.v1.ResolveRequest\x1a\x19.hanse.v1.ResolveResponse\x12;\n\x06Search\x12\x17.hanse.v1.SearchRequest\x1a\x18.hanse.v1.SearchResponse\x12:\n\x05Watch\x12\x16.hanse.v1.WatchRequest\x1a\x17.hanse.v1.WatchResponse0\x01\x12P\n\rGetCheckpoint\x12\x1e.hanse.v1.GetCheckpointRequest\x1a\x1f.hanse.v1.GetCheckpointResponse\x12\x41\n\x08\x43ontinue\x12\x19.hanse.v1.ContinueRequest\x1a\x1a.hanse.v1.ContinueResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,40 +52,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCHECKPOINTREQUEST']._serialized_end=646
   _globals['_GETCHECKPOINTRESPONSE']._serialized_start=648
   _globals['_GETCHECKPOINTRESPONSE']._serialized_end=699
-  _globals['_LOG']._serialized_start=701
-  _globals['_LOG']._serialized_end=777
-  _globals['_INCLUSION']._serialized_start=779
-  _globals['_INCLUSION']._serialized_end=819
-  _globals['_GETORGANIZATIONREQUEST']._serialized_start=821
-  _globals['_GETORGANIZATIONREQUEST']._serialized_end=884
-  _globals['_GETORGANIZATIONRESPONSE']._serialized_start=886
-  _globals['_GETORGANIZATIONRESPONSE']._serialized_end=954
-  _globals['_PUBLISHREQUEST']._serialized_start=956
-  _globals['_PUBLISHREQUEST']._serialized_end=1011
-  _globals['_PUBLISHRESPONSE']._serialized_start=1013
-  _globals['_PUBLISHRESPONSE']._serialized_end=1074
-  _globals['_PUBLISHOUTCOME']._serialized_start=1077
-  _globals['_PUBLISHOUTCOME']._serialized_end=1314
-  _globals['_PUBLISHOUTCOME_CODE']._serialized_start=1210
-  _globals['_PUBLISHOUTCOME_CODE']._serialized_end=1314
-  _globals['_RESOLVEREQUEST']._serialized_start=1316
-  _globals['_RESOLVEREQUEST']._serialized_end=1406
-  _globals['_RESOLVERESPONSE']._serialized_start=1409
-  _globals['_RESOLVERESPONSE']._serialized_end=1594
-  _globals['_RESOLUTION']._serialized_start=1597
-  _globals['_RESOLUTION']._serialized_end=1877
-  _globals['_RESOLUTION_STATE']._serialized_start=1749
-  _globals['_RESOLUTION_STATE']._serialized_end=1877
-  _globals['_SEARCHREQUEST']._serialized_start=1880
-  _globals['_SEARCHREQUEST']._serialized_end=2073
-  _globals['_SEARCHRESPONSE']._serialized_start=2075
-  _globals['_SEARCHRESPONSE']._serialized_end=2168
-  _globals['_WATCHREQUEST']._serialized_start=2170
-  _globals['_WATCHREQUEST']._serialized_end=2226
-  _globals['_WATCHRESPONSE']._serialized_start=2228
-  _globals['_WATCHRESPONSE']._serialized_end=2278
-  _globals['_CHANGE']._serialized_start=2280
-  _globals['_CHANGE']._serialized_end=2365
-  _globals['_REGISTRY']._serialized_start=2368
-  _globals['_REGISTRY']._serialized_end=3075
+  _globals['_CONTINUEREQUEST']._serialized_start=702
+  _globals['_CONTINUEREQUEST']._serialized_end=852
+  _globals['_CONTINUERESPONSE']._serialized_start=854
+  _globals['_CONTINUERESPONSE']._serialized_end=900
+  _globals['_LOG']._serialized_start=902
+  _globals['_LOG']._serialized_end=978
+  _globals['_INCLUSION']._serialized_start=980
+  _globals['_INCLUSION']._serialized_end=1020
+  _globals['_GETORGANIZATIONREQUEST']._serialized_start=1022
+  _globals['_GETORGANIZATIONREQUEST']._serialized_end=1085
+  _globals['_GETORGANIZATIONRESPONSE']._serialized_start=1087
+  _globals['_GETORGANIZATIONRESPONSE']._serialized_end=1155
+  _globals['_PUBLISHREQUEST']._serialized_start=1157
+  _globals['_PUBLISHREQUEST']._serialized_end=1212
+  _globals['_PUBLISHRESPONSE']._serialized_start=1214
+  _globals['_PUBLISHRESPONSE']._serialized_end=1275
+  _globals['_PUBLISHOUTCOME']._serialized_start=1278
+  _globals['_PUBLISHOUTCOME']._serialized_end=1515
+  _globals['_PUBLISHOUTCOME_CODE']._serialized_start=1411
+  _globals['_PUBLISHOUTCOME_CODE']._serialized_end=1515
+  _globals['_RESOLVEREQUEST']._serialized_start=1517
+  _globals['_RESOLVEREQUEST']._serialized_end=1607
+  _globals['_RESOLVERESPONSE']._serialized_start=1610
+  _globals['_RESOLVERESPONSE']._serialized_end=1795
+  _globals['_RESOLUTION']._serialized_start=1798
+  _globals['_RESOLUTION']._serialized_end=2078
+  _globals['_RESOLUTION_STATE']._serialized_start=1950
+  _globals['_RESOLUTION_STATE']._serialized_end=2078
+  _globals['_SEARCHREQUEST']._serialized_start=2081
+  _globals['_SEARCHREQUEST']._serialized_end=2274
+  _globals['_SEARCHRESPONSE']._serialized_start=2276
+  _globals['_SEARCHRESPONSE']._serialized_end=2369
+  _globals['_WATCHREQUEST']._serialized_start=2371
+  _globals['_WATCHREQUEST']._serialized_end=2427
+  _globals['_WATCHRESPONSE']._serialized_start=2429
+  _globals['_WATCHRESPONSE']._serialized_end=2479
+  _globals['_CHANGE']._serialized_start=2481
+  _globals['_CHANGE']._serialized_end=2566
+  _globals['_REGISTRY']._serialized_start=2569
+  _globals['_REGISTRY']._serialized_end=3343
 # @@protoc_insertion_point(module_scope)

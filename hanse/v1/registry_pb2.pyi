@@ -250,6 +250,69 @@ class GetCheckpointResponse(_message.Message):
 Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
 
 @_typing.final
+class ContinueRequest(_message.Message):
+    """At most 100 organization records."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    ORGANIZATIONS_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    SEEN_SIZE_FIELD_NUMBER: _builtins.int
+    UNTIL_SIZE_FIELD_NUMBER: _builtins.int
+    store: _builtins.bool
+    """Stores those that it has not; else nothing is changed."""
+    seen_size: _builtins.int
+    """As in GetCheckpointRequest."""
+    until_size: _builtins.int
+    @_builtins.property
+    def caller(self) -> _envelope_pb2.Envelope:
+        """A Pass, signed with the current key of the last of organizations."""
+
+    @_builtins.property
+    def organizations(self) -> _containers.RepeatedCompositeFieldContainer[_envelope_pb2.Envelope]:
+        """Of the caller, oldest first, without gaps; those that the registry has may be among them."""
+
+    def __init__(
+        self,
+        *,
+        caller: _envelope_pb2.Envelope | None = ...,
+        organizations: _abc.Iterable[_envelope_pb2.Envelope] | None = ...,
+        store: _builtins.bool = ...,
+        seen_size: _builtins.int = ...,
+        until_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "organizations", b"organizations", "seen_size", b"seen_size", "store", b"store", "until_size", b"until_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinueRequest: _TypeAlias = ContinueRequest  # noqa: Y015
+
+@_typing.final
+class ContinueResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def log(self) -> Global___Log:
+        """Of the log as it is then."""
+
+    def __init__(
+        self,
+        *,
+        log: Global___Log | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["log", b"log"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log", b"log"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContinueResponse: _TypeAlias = ContinueResponse  # noqa: Y015
+
+@_typing.final
 class Log(_message.Message):
     """What a registry shows of its log. SPEC.md section 21.2."""
 

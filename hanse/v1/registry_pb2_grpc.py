@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RegistryStub:
-    """Every call but GetAuthority, Join and Renew carries a pass (metadata "hanse-pass-bin").
+    """Every call but GetAuthority, Join, Renew and Continue carries a pass (metadata "hanse-pass-bin").
     """
 
     def __init__(self, channel):
@@ -85,10 +85,15 @@ class RegistryStub:
                 request_serializer=hanse_dot_v1_dot_registry__pb2.GetCheckpointRequest.SerializeToString,
                 response_deserializer=hanse_dot_v1_dot_registry__pb2.GetCheckpointResponse.FromString,
                 _registered_method=True)
+        self.Continue = channel.unary_unary(
+                '/hanse.v1.Registry/Continue',
+                request_serializer=hanse_dot_v1_dot_registry__pb2.ContinueRequest.SerializeToString,
+                response_deserializer=hanse_dot_v1_dot_registry__pb2.ContinueResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
-    """Every call but GetAuthority, Join and Renew carries a pass (metadata "hanse-pass-bin").
+    """Every call but GetAuthority, Join, Renew and Continue carries a pass (metadata "hanse-pass-bin").
     """
 
     def GetAuthority(self, request, context):
@@ -158,6 +163,14 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Continue(self, request, context):
+        """GetCheckpoint for a member whose newer keys the registry lost: it brings the records that lead to them, and may have
+        them stored. SPEC.md section 9.9.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -211,6 +224,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     request_deserializer=hanse_dot_v1_dot_registry__pb2.GetCheckpointRequest.FromString,
                     response_serializer=hanse_dot_v1_dot_registry__pb2.GetCheckpointResponse.SerializeToString,
             ),
+            'Continue': grpc.unary_unary_rpc_method_handler(
+                    servicer.Continue,
+                    request_deserializer=hanse_dot_v1_dot_registry__pb2.ContinueRequest.FromString,
+                    response_serializer=hanse_dot_v1_dot_registry__pb2.ContinueResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'hanse.v1.Registry', rpc_method_handlers)
@@ -220,7 +238,7 @@ def add_RegistryServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Registry:
-    """Every call but GetAuthority, Join and Renew carries a pass (metadata "hanse-pass-bin").
+    """Every call but GetAuthority, Join, Renew and Continue carries a pass (metadata "hanse-pass-bin").
     """
 
     @staticmethod
@@ -483,6 +501,33 @@ class Registry:
             '/hanse.v1.Registry/GetCheckpoint',
             hanse_dot_v1_dot_registry__pb2.GetCheckpointRequest.SerializeToString,
             hanse_dot_v1_dot_registry__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Continue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hanse.v1.Registry/Continue',
+            hanse_dot_v1_dot_registry__pb2.ContinueRequest.SerializeToString,
+            hanse_dot_v1_dot_registry__pb2.ContinueResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RegistryStub:
-    """Every call but GetAuthority, Join and Renew carries a pass (metadata "hanse-pass-bin")."""
+    """Every call but GetAuthority, Join, Renew and Continue carries a pass (metadata "hanse-pass-bin")."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -50,10 +50,14 @@ class RegistryStub:
     """Every change in order, from a position on; stays open."""
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCheckpointRequest, _registry_pb2.GetCheckpointResponse]
     """The newest checkpoint of the registry's log, and that it continues what the caller has seen. SPEC.md section 21."""
+    Continue: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ContinueRequest, _registry_pb2.ContinueResponse]
+    """GetCheckpoint for a member whose newer keys the registry lost: it brings the records that lead to them, and may have
+    them stored. SPEC.md section 9.9.
+    """
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
-    """Every call but GetAuthority, Join and Renew carries a pass (metadata "hanse-pass-bin")."""
+    """Every call but GetAuthority, Join, Renew and Continue carries a pass (metadata "hanse-pass-bin")."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetAuthority: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetAuthorityRequest, _registry_pb2.GetAuthorityResponse]  # type: ignore[assignment]
@@ -73,9 +77,13 @@ class RegistryAsyncStub(RegistryStub):
     """Every change in order, from a position on; stays open."""
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCheckpointRequest, _registry_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """The newest checkpoint of the registry's log, and that it continues what the caller has seen. SPEC.md section 21."""
+    Continue: _aio.UnaryUnaryMultiCallable[_registry_pb2.ContinueRequest, _registry_pb2.ContinueResponse]  # type: ignore[assignment]
+    """GetCheckpoint for a member whose newer keys the registry lost: it brings the records that lead to them, and may have
+    them stored. SPEC.md section 9.9.
+    """
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
-    """Every call but GetAuthority, Join and Renew carries a pass (metadata "hanse-pass-bin")."""
+    """Every call but GetAuthority, Join, Renew and Continue carries a pass (metadata "hanse-pass-bin")."""
 
     @_abc_1.abstractmethod
     def GetAuthority(
@@ -153,5 +161,15 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.GetCheckpointResponse, _abc.Awaitable[_registry_pb2.GetCheckpointResponse]]:
         """The newest checkpoint of the registry's log, and that it continues what the caller has seen. SPEC.md section 21."""
+
+    @_abc_1.abstractmethod
+    def Continue(
+        self,
+        request: _registry_pb2.ContinueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ContinueResponse, _abc.Awaitable[_registry_pb2.ContinueResponse]]:
+        """GetCheckpoint for a member whose newer keys the registry lost: it brings the records that lead to them, and may have
+        them stored. SPEC.md section 9.9.
+        """
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -131,6 +131,9 @@ class MirrorService(Service):
     async def renew(self, request: bytes) -> bytes:  # noqa: ARG002
         raise self._elsewhere("renew a certificate")
 
+    async def continue_organization(self, request: bytes) -> bytes:  # noqa: ARG002
+        raise self._elsewhere("go on with a newer key")
+
     async def publish(self, requests: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[bytes]:  # noqa: ARG002
         raise self._elsewhere("publish")
         yield b""  # it is a generator all the same

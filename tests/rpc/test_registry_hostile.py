@@ -108,7 +108,7 @@ def _until_cancelled(stack: contextlib.ExitStack) -> Iterator[Any]:
     yield from ()
 
 
-@pytest.mark.parametrize("method", ["GetAuthority", "Join", "Renew", "Resolve", "Search"])
+@pytest.mark.parametrize("method", ["GetAuthority", "Join", "Renew", "Continue", "Resolve", "Search"])
 def test_a_stranger_cannot_make_the_registry_take_large_messages(registry: Registry, method: str) -> None:
     with registry.dial() as channel:
         call = channel.unary_unary(f"/hanse.v1.Registry/{method}")
