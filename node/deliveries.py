@@ -169,20 +169,20 @@ class Serving:
         """
         shared = self._shared
         row = table.get(change.connection, shared.id, ours=False, peer=shared.peer)
-        new = row is None
         if row is None:
             self._check_owed(change)
-            row = self._begin(change)
-        self._check(row, change.now)
-        if not shared.open and not new:
-            # What was reserved when a process ended stays counted: it may have been served.
-            receipt = wire_papers.decode_receipt(row.delivered)
-            shared.receipt, shared.served, shared.size = receipt, receipt.delivered, row.size + row.reserved
-        self._reserve(change, self._first, int(new))
+            shared.receipt = self._begin(change)
+        else:
+            self._check(row, change.now)
+            if not shared.open:
+                # What was reserved when a process ended stays counted: it may have been served.
+                receipt = wire_papers.decode_receipt(row.delivered)
+                shared.receipt, shared.served, shared.size = receipt, receipt.delivered, row.size + row.reserved
+        self._reserve(change, self._first, int(row is None))
         if self._at_once:
             self._sent = self._reserved
             self._end()
-        self._write(change)
+        self._write(change, new=row is None)
 
     def pieces(self) -> Iterator[Piece]:
         """What is to be read, each only when it is counted. Raises UsedUp, Revoked, DeliveryClosed, StorageFailed."""
@@ -245,12 +245,12 @@ class Serving:
                 self._shared.open.discard(self)
             self._deliveries._leave(self._shared)
 
-    def _begin(self, change: Change) -> Row:
-        version, held, shared = self._version, self._held, self._shared
-        receipt = Receipt(
-            shared.id,
+    def _begin(self, change: Change) -> Receipt:
+        version, held = self._version, self._held
+        return Receipt(
+            self._shared.id,
             self._deliveries.owner,
-            Prefix(shared.peer),
+            Prefix(self._shared.peer),
             version.object,
             version.version,
             version.record.digest,
@@ -261,13 +261,6 @@ class Serving:
             change.now,
             change.now,
         )
-        shared.receipt = receipt
-        row = Row(
-            shared.id, False, shared.peer, version.object.key, version.version, receipt.grant,
-            wire_papers.encode_receipt(receipt), 0, 0, change.now, change.now, State.RUNNING,
-        )  # fmt: skip
-        table.put(change.connection, row)
-        return row
 
     def _check_owed(self, change: Change) -> None:
         limit = self._deliveries.owed_bytes
@@ -312,7 +305,7 @@ class Serving:
         while len(self._windows) > 1 and self._windows[0].end <= self._sent:
             self._done = completed([*self._done, *self._windows.popleft().parts], shared.counts)
 
-    def _write(self, change: Change) -> None:
+    def _write(self, change: Change, *, new: bool = False) -> None:
         """The row as it is: what was served, and what is counted ahead as if it were."""
         shared = self._shared
         assert shared.receipt is not None  # noqa: S101 - opened first
@@ -327,9 +320,17 @@ class Serving:
         size = shared.size + sent
         receipt = replace(shared.receipt, delivered=served, ended_at=max(change.now, shared.receipt.started_at))
         state = State.RUNNING if shared.open else State.ENDED if size else State.EMPTY
-        table.moved(
-            change.connection, shared.id, shared.peer, wire_papers.encode_receipt(receipt), size, reserved - sent,
-            change.now, state,
+        delivered, ahead = wire_papers.encode_receipt(receipt), reserved - sent
+        if not new:
+            table.moved(change.connection, shared.id, shared.peer, delivered, size, ahead, change.now, state)
+            return
+        version = self._version
+        table.put(
+            change.connection,
+            Row(
+                shared.id, False, shared.peer, version.object.key, version.version, receipt.grant, delivered, size,
+                ahead, receipt.started_at, change.now, state, owed=size + ahead,
+            ),
         )  # fmt: skip
 
     def _served(self) -> list[Delivered]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -157,26 +158,22 @@ class NodeService(grpc.GenericRpcHandler):
         undeclared = (offered - set(POLICY)) | ((set(self._handlers) | set(self._small)) - offered)
         if undeclared:
             raise HanseError(f"methods without a declared policy or a handler: {', '.join(sorted(undeclared))}")
+        self._rpc = {method: self._handler(method) for method in POLICY}
 
     def service(self, handler_call_details: Any) -> Any:
         """Unknown methods, and those without a declared policy, are UNIMPLEMENTED."""
-        method = handler_call_details.method
-        if method not in POLICY:
-            return None
+        return self._rpc.get(handler_call_details.method)
+
+    def _handler(self, method: str) -> Any:
         if method == "/grpc.health.v1.Health/Check":
             return grpc.unary_unary_rpc_method_handler(self._health)
+        operation = method.rpartition("/")[2].lower()
         if method in self._small:
-            answer = self._small[method]
-            return grpc.unary_unary_rpc_method_handler(
-                lambda data, context: self._answer(method.rpartition("/")[2].lower(), answer, data, context)
-            )
+            return grpc.unary_unary_rpc_method_handler(partial(self._answer, operation, method))
         if method not in self._handlers:
             return None
-        handler = self._handlers[method]
         # Neither gRPC's deserializer, whose errors are not ours, nor its serializer, which would copy.
-        return grpc.unary_stream_rpc_method_handler(
-            lambda data, context: self._serve(method.rpartition("/")[2].lower(), handler, data, context)
-        )
+        return grpc.unary_stream_rpc_method_handler(partial(self._serve, operation, self._handlers[method]))
 
     def _serve(
         self, operation: str, handler: Callable[[bytes, "_Call"], Iterator[bytes]], data: bytes, context: Any
@@ -199,14 +196,14 @@ class NodeService(grpc.GenericRpcHandler):
         if outcome is not None:
             abort(context, outcome)
 
-    def _answer(self, operation: str, answer: Answer, data: bytes, context: Any) -> bytes:
+    def _answer(self, operation: str, method: str, data: bytes, context: Any) -> bytes:
         """A call of one message to a member in good standing."""
         outcome: HanseError | None = None
         found = b""
         try:
             peer, key_digest = server.peer(context.auth_context())
             self._rates.spend((peer, key_digest))
-            found = answer(data, self._members.caller(peer, key_digest))
+            found = self._small[method](data, self._members.caller(peer, key_digest))
         except Exception as error:  # noqa: BLE001
             outcome = self._outcome(operation, error)
         self._metrics.call(operation, "OK" if outcome is None else outcome.status)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from hanse import limits, papers, wire, wire_papers
-from hanse.client.keys import believed
+from hanse.client.keys import Signer
 from hanse.client.resolve import Resolver
 from hanse.errors import BrokenChain, HanseError, InvalidInput, LimitExceeded, NotFound, VerificationFailed
 from hanse.evidence import peers
@@ -28,9 +28,9 @@ from hanse.evidence.storage.deliveries import Row, State
 from hanse.evidence.storage.log import Kind
 from hanse.evidence.writer import Change
 from hanse.model.envelope import Envelope, PayloadType
-from hanse.model.organization import OrganizationRecord
 from hanse.model.papers import Deletion, Receipt
 from hanse.signing import sign
+from hanse.storage.database import Connection
 from hanse.v1 import envelope_pb2, node_pb2
 from node.deliveries import Deliveries
 from node.policy import Caller
@@ -72,7 +72,9 @@ class Settling:
         request = wire.parse(node_pb2.SettleRequest, data)
         if len(request.papers) > limits.SETTLED_AT_ONCE:
             raise LimitExceeded(f"a call settles at most {limits.SETTLED_AT_ONCE} papers")
-        believable = [self._believable(each, caller) for each in request.papers]
+        signer = Signer(self._resolver(), caller.prefix)
+        with self._evidence.reading() as connection:
+            believable = [self._believable(each, caller, signer, connection) for each in request.papers]
         answers = self._evidence.change(lambda change: [self._answer(change, each, caller) for each in believable])
         response = node_pb2.SettleResponse()
         for answer in answers:
@@ -80,35 +82,35 @@ class Settling:
                 response.settled.add(paper=wire.envelope_to_message(answer))
             else:
                 response.settled.add(refusal=answer)
-        self._exchange(request, response, caller)
+        self._exchange(request, response, caller, signer)
         return response.SerializeToString()
 
-    def _believable(self, message: envelope_pb2.Envelope, caller: Caller) -> _Claim | tuple[Deletion, Envelope] | str:
+    def _believable(
+        self, message: envelope_pb2.Envelope, caller: Caller, signer: Signer, connection: Connection
+    ) -> _Claim | tuple[Deletion, Envelope] | str:
         """What can be judged outside of a transaction: who signed it, and how many bytes it speaks of; or why not."""
         try:
             envelope = wire.envelope_from_message(message)
             now = int(self._clock())
             if envelope.payload_type == PayloadType.DELETION:
-                return self._of(caller, lambda org: papers.verify_deletion(envelope, org, now=now)), envelope
+                return signer.believed(lambda org: papers.verify_deletion(envelope, org, now=now)), envelope
             if len(envelope.signatures) != 1:
                 return "a half of a receipt has one signature, its consumer's"
-            receipt, _ = self._of(caller, lambda org: papers.verify_receipt(envelope, None, org, now=now))
+            receipt, _ = signer.believed(lambda org: papers.verify_receipt(envelope, None, org, now=now))
             if len(receipt.delivered) > limits.DELIVERY_PARTS:
                 return f"a receipt lists at most {limits.DELIVERY_PARTS} separate parts"
-            return _Claim(envelope, receipt, self._weigh(receipt) if self._is_due(receipt, caller) else None)
+            return _Claim(
+                envelope, receipt, self._weigh(receipt) if self._is_due(connection, receipt, caller) else None
+            )
         except (VerificationFailed, InvalidInput, NotFound) as error:
             return str(error)
 
-    def _is_due(self, receipt: Receipt, caller: Caller) -> bool:
+    def _is_due(self, connection: Connection, receipt: Receipt, caller: Caller) -> bool:
         """Whether it is worth to look at its parts: it may be of a delivery that waits for it."""
         if receipt.owner != self._deliveries.owner:
             return False
-        with self._evidence.reading() as connection:
-            row = table.get(connection, receipt.delivery, ours=False, peer=str(caller.prefix))
+        row = table.get(connection, receipt.delivery, ours=False, peer=str(caller.prefix))
         return row is not None and row.state is not State.SETTLED and row.object == receipt.id.key
-
-    def _of(self, caller: Caller, verify: Callable[[OrganizationRecord], papers.T]) -> papers.T:
-        return believed(self._resolver(), [caller.prefix], lambda records: verify(records[caller.prefix]))
 
     def _answer(
         self, change: Change, paper: _Claim | tuple[Deletion, Envelope] | str, caller: Caller
@@ -165,7 +167,7 @@ class Settling:
         # A reader that ends a stream leaves what was under way unread: within a window that is nobody's debt.
         short = served - row.claimed
         row.owed = short if short > limits.ACCOUNT_WINDOW_BYTES else 0
-        table.put(change.connection, row)
+        table.signed(change.connection, row)
         change.append(Kind.RECEIPT, encoded)
         return whole
 
@@ -187,14 +189,16 @@ class Settling:
             change.append(Kind.DELETION, encoded)
         return ""
 
-    def _exchange(self, request: node_pb2.SettleRequest, response: node_pb2.SettleResponse, caller: Caller) -> None:
+    def _exchange(
+        self, request: node_pb2.SettleRequest, response: node_pb2.SettleResponse, caller: Caller, signer: Signer
+    ) -> None:
         """Checkpoints of both logs. That the peer's log contradicts itself is kept, and does not undo receipts."""
         if not request.checkpoint:
             return
         proof, seen = tuple(request.consistency), request.seen_size
         shown = peers.Shown(request.checkpoint, proof, request.since_size, seen, request.seen_checkpoint)
         try:
-            self._of(caller, lambda org: peers.accept(self._evidence, caller.prefix, org, shown))
+            signer.believed(lambda org: peers.accept(self._evidence, caller.prefix, org, shown))
         except BrokenChain as error:
             log.error("log.forked", peer=str(caller.prefix), error=str(error))
         except HanseError as error:
@@ -232,7 +236,7 @@ class Settling:
             half = sign(PayloadType.RECEIPT, payload, self._evidence.identity().acknowledged_key)
             row.state, row.receipt, row.receipt_digest = State.HALF, wire.encode_envelope(half), half.digest
             change.append(Kind.HALF_RECEIPT, row.receipt)
-        table.put(change.connection, row)
+        table.signed(change.connection, row)
         return 1
 
     def _served_bytes(self, row: Row) -> int:

@@ -202,7 +202,11 @@ def status(folder: Path, clock: Callable[[], float] = time.time) -> Status:
 
 def _lied(lie: RegistryLie) -> Lied:
     told = (lie.first, lie.second, lie.proof, lie.what, lie.noticed_at, lie.witnesses)
-    return Lied(*told, lies.is_fork(lie), lies.two_faced(lie))
+    try:
+        return Lied(*told, lies.is_fork(lie), lies.two_faced(lie))
+    except HanseError as error:
+        what = f"{lie.what}. What known.db keeps of it is damaged ({error}): your backup of known.db may have it whole"
+        return Lied(*told[:3], what, *told[4:], forked=False, two_faced=())
 
 
 def _receipts_waiting(evidence: Evidence) -> int:

@@ -30,3 +30,23 @@ def believed(
         if fresh == known:
             raise
         return check(fresh)
+
+
+class Signer:
+    """The same for many papers of one organization: its record is looked up once, as long as that will do."""
+
+    def __init__(self, resolver: Resolver, prefix: Prefix) -> None:
+        self._resolver, self._prefix = resolver, prefix
+        self._record = resolver.organization(prefix).record
+
+    def believed(self, check: Callable[[OrganizationRecord], T]) -> T:
+        """Raises what ``believed`` does."""
+        try:
+            return check(self._record)
+        except BadSignature:
+
+            def again(records: Mapping[Prefix, OrganizationRecord]) -> T:
+                self._record = records[self._prefix]
+                return check(self._record)
+
+            return believed(self._resolver, [self._prefix], again)

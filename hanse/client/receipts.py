@@ -20,7 +20,8 @@ from concurrent.futures import Future
 from hanse import limits, wire, wire_papers
 from hanse.client.journal import Begun
 from hanse.client.resolve import Resolver
-from hanse.client.settling import Outcome, Settler
+from hanse.client.settler import Settler
+from hanse.client.settling import Outcome
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.parts import completed
 from hanse.evidence.storage import deliveries as table
@@ -71,6 +72,10 @@ class Receipts:
     def settle(self, owner: Prefix, delivery: bytes) -> "Future[Outcome]":
         """Begins to; with it what else waits for that owner."""
         return self._settler.submit(owner, delivery)
+
+    def follow(self, stored: "Future[None]", owner: Prefix, delivery: bytes) -> "Future[Outcome]":
+        """The same once our half is ``stored``; raises what that raises."""
+        return self._settler.follow(stored, owner, delivery)
 
     def close(self) -> None:
         """Waits for what is being settled, for a bounded time."""
@@ -139,11 +144,18 @@ class Session:
 
     def keep(self) -> None:
         """Makes our half durable, if anything came. Twice does no harm. Raises NoSpace, StorageFailed."""
+        stored = self._store()
+        if stored is not None:
+            stored.result()
+            self._spent = self.delivery
+
+    def _store(self) -> "Future[None] | None":
+        """Begins to; None when there is nothing to be kept."""
         receipts = self._receipts
         with self._lock:
             parts, size = completed(self._notes, self._counts), self._size
         if receipts is None or not parts or self._spent == self.delivery:
-            return
+            return None
         evidence, record = receipts.evidence, self._record.record
         identity = evidence.identity()
         ended_at = max(int(evidence.clock()), self.begun.at)
@@ -176,22 +188,30 @@ class Session:
                 papers.use(change.connection, [self._grant], 1, size)
                 change.append(Kind.HALF_RECEIPT, encoded)
 
-        evidence.change(work)
-        self._spent = self.delivery
+        return evidence.writer.submit(work)
 
     def settle(self) -> Outcome | None:
         """Waits for the owner's signature, for a bounded time. None when there is nothing to be signed."""
         if self._receipts is None or not self._spent:
             return None
-        future = self._receipts.settle(self.owner, self._spent)
-        with contextlib.suppress(TimeoutError):
-            return future.result(self._receipts.wait)
-        return Outcome(False, f"{self.owner} did not answer within {self._receipts.wait:.0f} s")
+        return self._wait(self._receipts.settle(self.owner, self._spent), self._receipts.wait)
 
     def end(self) -> Outcome | None:
-        """``keep``, ``settle``."""
-        self.keep()
-        return self.settle()
+        """``keep``, ``settle``, waiting once for both."""
+        stored = self._store()
+        if stored is None or self._receipts is None:
+            return self.settle()
+        outcome = self._receipts.follow(stored, self.owner, self.delivery)
+        try:
+            return self._wait(outcome, self._receipts.wait)
+        finally:
+            stored.result()  # however long the disk takes
+            self._spent = self.delivery
+
+    def _wait(self, outcome: "Future[Outcome]", seconds: float) -> Outcome:
+        with contextlib.suppress(TimeoutError):
+            return outcome.result(seconds)
+        return Outcome(False, f"{self.owner} did not answer within {seconds:.0f} s")
 
     def another(self) -> "Session":
         """When the owner takes no more of this delivery: what came in it is signed, what comes is another's."""

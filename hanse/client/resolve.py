@@ -124,7 +124,7 @@ class Resolver:
 
         Raises NotFound, Unreachable, VerificationFailed.
         """
-        pinned, told = self._known.organization(prefix), self._known.told_key(prefix)
+        pinned, told = self._known.pin(prefix)
         if pinned is not None and not fresh:
             return (
                 pinned

@@ -4,21 +4,17 @@ One Settle carries all that waits for an owner, so that many fetches at once cos
 believed only if it is the very payload that we signed, with our signature and one of the owner's own key; until then a
 half is a half, is kept, and is sent again. Deletions and checkpoints of both logs travel along.
 
-    settler = Settler(resolver, lambda: evidence)
-    settler.submit(prefix, delivery).result(3).by_both
     settle_all(resolver, evidence)                  # {prefix: Report}
 """
 
-import queue
 import random
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from hanse import limits, wire
-from hanse.client.keys import believed
+from hanse.client.keys import Signer
 from hanse.client.peer import Peer
 from hanse.client.resolve import Resolver
 from hanse.errors import BadSignature, HanseError, VerificationFailed, WrongContent
@@ -34,9 +30,8 @@ from hanse.model.organization import OrganizationRecord
 from hanse.trust import signing_key
 from hanse.vault import vault
 
-_IDLE_SECONDS = 10.0  # after which a thread that has nothing to settle ends
+MOST = limits.SETTLED_AT_ONCE // 2  # receipts in one call; the other half is for deletions
 _FRESH_SECONDS = 5  # a half that is younger is being settled by whoever made it
-_SHOWN_SECONDS = 1.0  # between two exchanges of checkpoints with one owner
 _RETRY_SECONDS = 5.0
 _RETRY_MOST_SECONDS = 3600.0
 
@@ -69,7 +64,7 @@ def settle_all(resolver: Resolver, evidence: Evidence, owner: Prefix | None = No
         tried: set[bytes] = set()
         try:
             with resolver.peer(each) as peer:
-                while batch := [row for row in _waiting(evidence, each) if row.id not in tried][:_MOST]:
+                while batch := [row for row in _waiting(evidence, each) if row.id not in tried][:MOST]:
                     tried |= {row.id for row in batch}
                     _add(report, settle(peer, resolver, evidence, batch))
                 if not tried:
@@ -77,9 +72,6 @@ def settle_all(resolver: Resolver, evidence: Evidence, owner: Prefix | None = No
         except HanseError as error:
             report.problem = str(error)
     return reports
-
-
-_MOST = limits.SETTLED_AT_ONCE // 2  # the other half is for deletions
 
 
 def _add(report: Report, answered: tuple[dict[bytes, Outcome], str]) -> None:
@@ -107,17 +99,18 @@ def settle(
     """
     owner = peer.prefix
     halves = [wire.decode_envelope(row.receipt or b"") for row in rows]
-    deletions = vault.undelivered(evidence, owner)[:_MOST]
+    deletions = vault.undelivered(evidence, owner)[:MOST]
     shown = peers.offer(evidence, owner) if checkpoints else None
     answers, theirs = peer.settle([*halves, *deletions], shown)
     outcomes: dict[bytes, Outcome] = {}
     whole: list[tuple[Row, Envelope]] = []
+    signer = Signer(resolver, owner)
     for row, half, (paper, refusal) in zip(rows, halves, answers, strict=False):
         if paper is None:
             outcomes[row.id] = Outcome(False, f"{owner} does not sign: {refusal or 'without a reason'}")
             continue
         try:
-            check_whole(resolver, owner, half, paper, row.moved_at)
+            check_whole(signer, owner, half, paper, row.moved_at)
         except VerificationFailed as error:
             outcomes[row.id] = Outcome(False, str(error))
             continue
@@ -135,28 +128,24 @@ def settle(
     problem = ""
     if theirs is not None and shown is not None:
         try:
-            believed(
-                resolver,
-                [owner],
-                lambda records: peers.accept(evidence, owner, records[owner], theirs, asked=shown.seen),
-            )
+            signer.believed(lambda record: peers.accept(evidence, owner, record, theirs, asked=shown.seen))
         except VerificationFailed as error:
             problem = str(error)
     return outcomes, problem
 
 
-def check_whole(resolver: Resolver, owner: Prefix, half: Envelope, whole: Envelope, ended_at: int) -> None:
+def check_whole(signer: Signer, owner: Prefix, half: Envelope, whole: Envelope, ended_at: int) -> None:
     """That it is our half with the owner's signature. Raises BadSignature, WrongContent."""
     if (whole.payload_type, whole.payload) != (half.payload_type, half.payload):
         raise WrongContent(f"{owner} answered with another receipt than the one that we signed: it was altered")
     if len(whole.signatures) != 2 or half.signatures[0] not in whole.signatures:
         raise BadSignature(f"{owner} answered with a receipt that has not our signature and one more")
 
-    def check(records: Mapping[Prefix, OrganizationRecord]) -> None:
-        if signing_key(whole, records[owner], ended_at) is None:
+    def check(record: OrganizationRecord) -> None:
+        if signing_key(whole, record, ended_at) is None:
             raise BadSignature(f"{owner} answered with a receipt that is not signed by a key of its own")
 
-    believed(resolver, [owner], check)
+    signer.believed(check)
 
 
 def _keep_whole(change: Change, whole: Iterable[tuple[Row, Envelope]]) -> None:
@@ -166,137 +155,13 @@ def _keep_whole(change: Change, whole: Iterable[tuple[Row, Envelope]]) -> None:
         encoded = wire.encode_envelope(paper)
         row.state, row.receipt, row.receipt_digest = State.SETTLED, encoded, paper.digest
         row.claimed = row.size
-        table.put(change.connection, row)
+        table.signed(change.connection, row)
         change.append(Kind.RECEIPT, encoded)
 
 
 def _waiting(evidence: Evidence, owner: Prefix) -> list[Row]:
     with evidence.reading() as connection:
         return table.waiting(connection, str(owner))
-
-
-class Settler:
-    """Settles in threads of its own, one for each owner while there is work. Safe to share; to be closed."""
-
-    def __init__(self, resolver: Resolver, evidence: Callable[[], Evidence]) -> None:
-        self._resolver, self._evidence = resolver, evidence
-        self._lock = threading.Lock()
-        self._queues: dict[Prefix, queue.SimpleQueue[tuple[bytes, Future[Outcome]] | None]] = {}
-        self._threads: set[threading.Thread] = set()
-        self._refused: dict[bytes, Outcome] = {}
-        self._shown: dict[Prefix, float] = {}
-        self._storing: dict[bytes, Future[None]] = {}
-        self._closed = False
-
-    def submit(self, owner: Prefix, delivery: bytes) -> "Future[Outcome]":
-        """Done when the receipt is whole and durable, or when it could not be settled now. Never raises."""
-        future: Future[Outcome] = Future()
-        with self._lock:
-            if self._closed:
-                future.set_result(Outcome(False, "this home's client was closed"))
-                return future
-            waiting = self._queues.get(owner)
-            if waiting is None:
-                waiting = self._queues[owner] = queue.SimpleQueue()
-                thread = threading.Thread(
-                    target=self._run, args=(owner, waiting), name=f"hanse-settle-{owner}", daemon=True
-                )
-                self._threads.add(thread)
-                thread.start()
-            waiting.put((delivery, future))
-        return future
-
-    def close(self, timeout: float = limits.SETTLE_WAIT) -> None:
-        """What was submitted is settled if it can be, for a bounded time. Twice does no harm."""
-        with self._lock:
-            self._closed = True
-            for each in self._queues.values():
-                each.put(None)
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join(timeout)
-
-    def _run(self, owner: Prefix, waiting: "queue.SimpleQueue[tuple[bytes, Future[Outcome]] | None]") -> None:
-        peer: Peer | None = None
-        try:
-            while batch := self._batch(owner, waiting):
-                try:
-                    if peer is None:
-                        peer = self._resolver.peer(owner)
-                    self._settle(peer, owner, batch)
-                except Exception as error:  # noqa: BLE001 - whoever waits must not wait for ever
-                    reason = str(error) if isinstance(error, HanseError) else type(error).__name__
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_result(Outcome(False, reason))
-        finally:
-            if peer is not None:
-                peer.close()
-            with self._lock:
-                self._threads.discard(threading.current_thread())
-
-    def _batch(
-        self, owner: Prefix, waiting: "queue.SimpleQueue[tuple[bytes, Future[Outcome]] | None]"
-    ) -> list[tuple[bytes, "Future[Outcome]"]]:
-        """All that waits; empty when there was nothing for a while, or when it was closed."""
-        found: list[tuple[bytes, Future[Outcome]]] = []
-        timeout = _IDLE_SECONDS
-        while len(found) < _MOST:
-            try:
-                item = waiting.get(timeout=timeout) if timeout else waiting.get_nowait()
-            except queue.Empty:
-                with self._lock:
-                    if not found and waiting.empty():
-                        del self._queues[owner]
-                        return []
-                if found:
-                    return found
-                continue
-            if item is None:
-                waiting.put(None)
-                return found
-            found.append(item)
-            timeout = 0
-        return found
-
-    def _settle(self, peer: Peer, owner: Prefix, batch: list[tuple[bytes, "Future[Outcome]"]]) -> None:
-        evidence = self._evidence()
-        wanted = {delivery for delivery, _ in batch}
-        # What is being stored is settled already; the next call to the owner does not wait for the disk.
-        rows = [row for row in _waiting(evidence, owner) if row.id not in self._storing]
-        # What was submitted first; with it what has waited since another day, unless the owner refused it already.
-        chosen = [row for row in rows if row.id in wanted]
-        chosen += [row for row in rows if row.id not in wanted and row.id not in self._refused]
-        outcomes: dict[bytes, Outcome] = {}
-        storing = dict(self._storing)
-
-        def keep(stored: "Future[None]", settled: Sequence[Row]) -> None:
-            these = dict.fromkeys((row.id for row in settled), stored)
-            storing.update(these)
-            self._storing.update(these)
-            stored.add_done_callback(lambda _: [self._storing.pop(id, None) for id in these])
-
-        if chosen:
-            due = time.monotonic() >= self._shown.get(owner, 0.0) + _SHOWN_SECONDS
-            outcomes, _ = settle(peer, self._resolver, evidence, chosen[:_MOST], checkpoints=due, keep=keep)
-            if due:
-                self._shown[owner] = time.monotonic()
-        self._refused.update((id, outcome) for id, outcome in outcomes.items() if not outcome.by_both)
-        for delivery, future in batch:
-            if delivery in storing:
-                storing[delivery].add_done_callback(lambda stored, future=future: future.set_result(_stored(stored)))  # type: ignore[misc]
-            else:
-                future.set_result(outcomes.get(delivery) or self._known(evidence, owner, delivery))
-
-    def _known(self, evidence: Evidence, owner: Prefix, delivery: bytes) -> Outcome:
-        with evidence.reading() as connection:
-            state = table.state(connection, delivery, ours=True, peer=str(owner))
-        return Outcome(state is State.SETTLED, "" if state is State.SETTLED else "it was not settled")
-
-
-def _stored(stored: "Future[None]") -> Outcome:
-    error = stored.exception()
-    return Outcome(True) if error is None else Outcome(False, str(error))
 
 
 class Retrying:

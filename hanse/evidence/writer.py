@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from hanse.errors import HanseError, StorageFailed
 from hanse.evidence.storage import log
-from hanse.evidence.storage.log import Entry, Kind
+from hanse.evidence.storage.log import Edge, Entry, Kind
 from hanse.storage.database import Connection, Database, transaction
 
 T = TypeVar("T")
@@ -64,6 +64,8 @@ class Writer:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
+        # As this process left it, which is as it is if no other one has appended since. The writer's thread alone.
+        self._edge = Edge(0, {})
 
     def submit(self, work: Callable[[Change], T]) -> "Future[T]":
         """Done when ``work`` is durable. ``work`` must not wait for another change."""
@@ -153,7 +155,11 @@ class Writer:
                 else:
                     entries += change._entries
                 connection.execute("RELEASE work")
+            edge = None
             if entries:
-                root = log.append(connection, size, entries, now)
-                log.put_checkpoint(connection, size + len(entries), self._sign(size + len(entries), root), now)
+                before = self._edge if self._edge.size == size else Edge.read(connection, size)
+                edge = log.append(connection, before, entries, now)
+                log.put_checkpoint(connection, edge.size, self._sign(edge.size, edge.root()), now)
+        if edge is not None:
+            self._edge = edge
         return outcomes

@@ -7,6 +7,7 @@ than on glibc.
 
 import contextlib
 import ctypes
+from functools import cache
 
 from hanse import limits
 
@@ -17,6 +18,7 @@ _KEPT = 128 * limits.MIB  # of free memory at the top of a heap; what is used is
 _GROWTH = 16 * limits.MIB
 
 
+@cache
 def keep_large_buffers() -> None:
     """For the whole process, and for good. May be called again."""
     with contextlib.suppress(OSError, AttributeError):

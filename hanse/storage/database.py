@@ -44,8 +44,11 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         database = cls(path)
         try:
-            with database.writing() as connection:
-                database._migrate(connection, migrations)
+            with database.reading() as connection:
+                current = connection.execute("PRAGMA user_version").fetchone()[0] == len(migrations)
+            if not current:
+                with database.writing() as connection:
+                    database._migrate(connection, migrations)
         except BaseException:
             database.close()
             raise
@@ -66,7 +69,7 @@ class Database:
                 if sqlite3.complete_statement(statement):
                     connection.execute(statement)
                     statement = ""
-        if done < len(migrations):  # else nothing is written: what is there can be read on a full disk
+        if done < len(migrations):  # another process may have been quicker
             connection.execute(f"PRAGMA user_version = {len(migrations)}")
 
     @contextlib.contextmanager

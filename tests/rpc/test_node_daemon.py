@@ -1,5 +1,6 @@
 """The daemon's life: joining, publishing, restarting, changing keys, renewing, doing without the registry, stopping."""
 
+import contextlib
 import os
 import signal
 import stat
@@ -20,7 +21,7 @@ from hanse.client.joining import UNFINISHED
 from hanse.client.league import League
 from hanse.client.peer import Span
 from hanse.client.resolve import Resolver
-from hanse.client.storage.known import Known
+from hanse.client.storage.known import Known, RegistryLie
 from hanse.errors import (
     Conflict,
     HomeInUse,
@@ -582,6 +583,18 @@ def test_suspending_the_own_organization_shows_in_status(registry: Registry, tmp
     assert status(north.folder).suspended is False
     registry_app.suspend(registry.folder, Prefix("86.north"), "")
     eventually(lambda: status(north.folder).suspended or status(north.folder).registry_error)
+
+
+def test_status_tells_of_a_contradiction_that_is_damaged_on_the_disk_and_of_all_else(
+    registry: Registry, tmp_path: Path
+) -> None:
+    north = Node.join(registry, "86.north", tmp_path / "north")
+    with contextlib.closing(Known.open(north.folder / "known.db")) as known:
+        known.keep_registry_lie(RegistryLie("cut off", "notes", b"", "the registry forked", 1, witnesses=("no key",)))
+    seen = status(north.folder)
+    (lied,) = seen.registry_lies
+    assert "the registry forked. What known.db keeps of it is damaged" in lied.what
+    assert (lied.forked, lied.two_faced, seen.registry_error) == (False, (), "")
 
 
 def test_without_a_certificate_there_is_no_connection(registry: Registry, tmp_path: Path) -> None:

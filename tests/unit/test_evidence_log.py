@@ -11,7 +11,7 @@ from hanse.evidence import proofs
 from hanse.evidence.checkpoint import Checkpoint, key_hash, origin, parse, sign
 from hanse.evidence.evidence import Evidence
 from hanse.evidence.storage import log
-from hanse.evidence.storage.log import Entry, Kind
+from hanse.evidence.storage.log import Edge, Entry, Kind
 from hanse.evidence.storage.migrations import MIGRATIONS
 from hanse.merkle import leaf_hash, root, verify_consistency, verify_inclusion
 from hanse.signing import SigningKey
@@ -26,10 +26,12 @@ def test_the_root_is_that_of_all_leaves_however_they_came(tmp_path: Path, groups
     for group in groups:
         entries = [Entry.of(Kind.DECISION, f"payload {n}".encode()) for n in range(group)]
         with database.writing() as connection:
-            first = log.size(connection)
-            assert first == len(leaves)
+            before = Edge.read(connection, log.size(connection))
+            assert before.size == len(leaves)
             leaves += [each.hash for each in entries]
-            assert log.append(connection, first, entries, 1) == root(leaves)
+            after = log.append(connection, before, entries, 1)
+            assert after.root() == root(leaves)
+            assert after == Edge.read(connection, len(leaves))
     database.close()
 
 
@@ -248,7 +250,7 @@ def test_a_log_that_was_cut_or_lengthened_without_its_key_is_noticed(member: Mem
     entry = Entry.of(Kind.GRANT, b"forged")
     database = Database(member.file)
     with database.writing() as connection:
-        log.append(connection, 9, [entry], 1)
+        log.append(connection, Edge.read(connection, 9), [entry], 1)
     database.close()
     with member.evidence() as evidence:
         assert damage(evidence) == (9, "has no checkpoint, nor has any after it")
@@ -263,7 +265,7 @@ def test_a_log_that_was_rewritten_without_its_key_is_noticed(member: Member) -> 
         spoil(member, f"DELETE FROM {table}")
     database = Database(member.file)
     with database.writing() as connection:
-        log.append(connection, 0, [Entry.of(Kind.RECEIPT, b"forged %d" % n) for n in range(SIZE)], 1)
+        log.append(connection, Edge(0, {}), [Entry.of(Kind.RECEIPT, b"forged %d" % n) for n in range(SIZE)], 1)
     database.close()
     with member.evidence() as evidence:
         assert damage(evidence, deep=True) == (0, "up to entry 0 the log is not the one that was signed")

@@ -193,7 +193,7 @@ def test_a_damaged_pin_is_named(tmp_path: Path, north: Organization) -> None:
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(HomeUnusable, match="cannot be written"):
+    with pytest.raises(StorageFailed, match=r"no/known\.db failed: No such file"):
         Known.open(tmp_path / "no" / "known.db")
 
 

@@ -8,21 +8,19 @@ use it at once (the daemon, commands). It keeps envelopes; whoever reads them ve
 """
 
 import contextlib
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
-
 from hanse import limits, trust, wire
-from hanse.errors import HanseError, HomeUnusable, NoSpace, StorageFailed
+from hanse.errors import HanseError, StorageFailed
 from hanse.model.envelope import Envelope
 from hanse.model.identifier import Identifier, Prefix
 from hanse.model.keys import KeyId
 from hanse.model.record import Status
+from hanse.storage.database import Database
 from hanse.trust import Seen, VerifiedOrganization, VerifiedRecord
 
 FILE = "known.db"
@@ -102,42 +100,38 @@ class RegistryLie:
 class Known:
     """Safe to share between threads. Raises StorageFailed, NoSpace, HomeUnusable."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-        self._lock = threading.Lock()
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     def open(cls, path: Path) -> "Known":
-        with _storage(path):
-            connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            try:
-                path.chmod(0o600)
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                _migrate(connection, path)
-            except BaseException:
-                connection.close()
-                raise
-        return cls(connection, path)
+        return cls(Database.open(path, _MIGRATIONS))
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def organization(self, prefix: Prefix) -> VerifiedOrganization | None:
         """The pin of an organization; its own signature is checked again."""
-        with self._reading() as db:
-            row = db.execute("SELECT envelope FROM organization WHERE prefix = ?", (str(prefix),)).fetchone()
-        if row is None:
-            return None
+        return self.pin(prefix)[0]
+
+    def pin(self, prefix: Prefix) -> tuple[VerifiedOrganization | None, KeyId | None]:
+        """The same, and ``told_key``."""
+        with self._database.reading() as db:
+            envelope, key_id = db.execute(
+                "SELECT (SELECT envelope FROM organization WHERE prefix = ?1), "
+                "(SELECT key_id FROM told_key WHERE prefix = ?1)",
+                (str(prefix),),
+            ).fetchone()
+        told = None if key_id is None else KeyId(key_id)
+        if envelope is None:
+            return None, told
         with self._readable():
-            pinned = _pinned(row[0])
-        return pinned if pinned.record.prefix == prefix else None
+            pinned = _pinned(envelope)
+        return (pinned if pinned.record.prefix == prefix else None), told
 
     def keep_organization(self, verified: VerifiedOrganization) -> None:
         """Pins it, unless a newer version is pinned already."""
-        with self._transaction() as db:
+        with self._database.writing() as db:
             db.execute(
                 "INSERT INTO organization VALUES (?, ?, ?) ON CONFLICT (prefix) DO UPDATE "
                 "SET version = excluded.version, envelope = excluded.envelope WHERE excluded.version > version",
@@ -145,14 +139,14 @@ class Known:
             )
 
     def told_key(self, prefix: Prefix) -> KeyId | None:
-        with self._reading() as db:
+        with self._database.reading() as db:
             row = db.execute("SELECT key_id FROM told_key WHERE prefix = ?", (str(prefix),)).fetchone()
         return KeyId(row[0]) if row else None
 
     def tell_key(self, prefix: Prefix, key_id: KeyId) -> None:
         """Pins a key that was confirmed outside the network; a pin that lacks it is dropped with all it vouched for."""
         pinned = self.organization(prefix)
-        with self._transaction() as db:
+        with self._database.writing() as db:
             db.execute(
                 "INSERT INTO told_key VALUES (?, ?) ON CONFLICT (prefix) DO UPDATE SET key_id = excluded.key_id",
                 (str(prefix), str(key_id)),
@@ -162,17 +156,15 @@ class Known:
                 db.execute("DELETE FROM record WHERE prefix = ?", (str(prefix),))
 
     def record(self, identifier: Identifier) -> Cached | None:
-        with self._reading() as db:
+        with self._database.reading() as db:
             row = db.execute(
                 "SELECT envelope, version, digest, origin, checked_at FROM record WHERE key = ?", (identifier.key,)
             ).fetchone()
         if row is None:
             return None
         with self._readable():
-            envelope = wire.decode_envelope(row[0])
-            record = wire.decode_record(envelope.payload)
-            seen = Seen(row[1], row[2], record.issued_at, record.status is Status.WITHDRAWN)
-            return Cached(envelope, seen, Origin(row[3]), row[4])
+            envelope, issued_at, withdrawn = _record(row[0])
+            return Cached(envelope, Seen(row[1], row[2], issued_at, withdrawn), Origin(row[3]), row[4])
 
     def keep_record(self, verified: VerifiedRecord, checked_at: int, origin: Origin = Origin.REGISTRY) -> None:
         self.keep_records([verified], checked_at, origin)
@@ -188,7 +180,7 @@ class Known:
             )
             for each in verified
         ]  # fmt: skip
-        with self._transaction() as db:
+        with self._database.writing() as db:
             db.executemany(
                 "INSERT INTO record (key, prefix, version, digest, envelope, origin, checked_at) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET version = excluded.version, "
@@ -200,7 +192,7 @@ class Known:
             )
 
     def membership(self) -> KeptMembership | None:
-        with self._transaction() as db:
+        with self._database.reading() as db:
             row = db.execute("SELECT head, members, checked_at FROM membership").fetchone()
         if row is None:
             return None
@@ -209,7 +201,7 @@ class Known:
 
     def keep_membership(self, head: Envelope, members: bytes, checked_at: int) -> None:
         """The caller has verified that it is no older than what is kept."""
-        with self._transaction() as db:
+        with self._database.writing() as db:
             db.execute(
                 "INSERT OR REPLACE INTO membership VALUES (1, ?, ?, ?)",
                 (wire.encode_envelope(head), members, checked_at),
@@ -217,13 +209,13 @@ class Known:
 
     def registry_log(self) -> str | None:
         """The signed note of the largest checkpoint of the registry's log that was seen to continue all before it."""
-        with self._transaction() as db:
+        with self._database.reading() as db:
             row = db.execute("SELECT note FROM registry_log").fetchone()
         return str(row[0]) if row else None
 
     def keep_registry_log(self, before: str | None, size: int, note: str, seen_at: int) -> bool:
         """Whether ``note`` took the place of ``before``, or need not: False when another process kept another one."""
-        with self._transaction(write=True) as db:
+        with self._database.writing() as db:
             row = db.execute("SELECT note, size FROM registry_log").fetchone()
             if (row[0] if row else None) != before:
                 return False
@@ -237,7 +229,7 @@ class Known:
         The membership is asked for anew. Of records that the registry showed only their owners count from now on: none
         gets older by it, and the registry may know less than it did.
         """
-        with self._transaction(write=True) as db:
+        with self._database.writing() as db:
             db.execute("INSERT OR REPLACE INTO registry_log VALUES (1, ?, ?, ?)", (size, note, seen_at))
             db.execute("UPDATE registry_lie SET accepted_at = coalesce(accepted_at, ?)", (seen_at,))
             db.execute("DELETE FROM membership")
@@ -245,7 +237,7 @@ class Known:
 
     def keep_registry_lie(self, lie: RegistryLie, instead: RegistryLie | None = None) -> None:
         """For good, but for what proves more ``instead``; at most FORKS_PER_PEER of them."""
-        with self._transaction(write=True) as db:
+        with self._database.writing() as db:
             if instead is not None:
                 db.execute("DELETE FROM registry_lie WHERE first = ? AND second = ?", (instead.first, instead.second))
             if db.execute("SELECT count(*) FROM registry_lie").fetchone()[0] < limits.FORKS_PER_PEER:
@@ -266,27 +258,9 @@ class Known:
 
     def registry_lies(self) -> list[RegistryLie]:
         """The oldest first."""
-        with self._transaction() as db:
+        with self._database.reading() as db:
             rows = db.execute("SELECT * FROM registry_lie ORDER BY noticed_at, rowid").fetchall()
         return [RegistryLie(*(*row[:-1], tuple(row[-1].splitlines()))) for row in rows]
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """For one statement."""
-        with self._lock, _storage(self._path):
-            yield self._connection
-
-    @contextlib.contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-        with self._lock, _storage(self._path):
-            self._connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:  # a full disk ends it by itself
-                    self._connection.execute("ROLLBACK")
-                raise
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
@@ -294,47 +268,19 @@ class Known:
             yield
         except (HanseError, ValueError):
             raise StorageFailed(
-                f"{self._path} is damaged: restore it from your backup. Without it, what was seen of others before "
-                "is forgotten, and their keys are trusted on first use again"
+                f"{self._database.path} is damaged: restore it from your backup. Without it, what was seen of others "
+                "before is forgotten, and their keys are trusted on first use again"
             ) from None
+
+
+@lru_cache(64)
+def _record(envelope: bytes) -> tuple[Envelope, int, bool]:
+    decoded = wire.decode_envelope(envelope)
+    record = wire.decode_record(decoded.payload)
+    return decoded, record.issued_at, record.status is Status.WITHDRAWN
 
 
 @lru_cache(1024)
 def _pinned(envelope: bytes) -> VerifiedOrganization:
     # Asked for at every call to a node: the same bytes have the same signature.
     return trust.organization(wire.decode_envelope(envelope), pinned=None, now=_ANY_TIME)
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > len(_MIGRATIONS):
-        raise HomeUnusable(
-            f"{path} was written by a newer hanse (schema {version}; this one knows {len(_MIGRATIONS)}): "
-            "upgrade hanse, or restore the backup from before the upgrade"
-        )
-    if version == len(_MIGRATIONS):
-        return  # nothing is written: what is there can be read on a full disk
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]  # another process may have been quicker
-        for migration in _MIGRATIONS[version:]:
-            for statement in filter(str.strip, migration.split(";")):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-
-
-@contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        text = str(error)
-        if "full" in text:
-            raise NoSpace(f"no space left on the disk of {path}: free some, then run it again") from error
-        if "readonly" in text or "unable to open" in text:
-            raise HomeUnusable(f"{path} cannot be written: check its owner and mode") from error
-        raise StorageFailed(f"{path} failed: {text}") from error

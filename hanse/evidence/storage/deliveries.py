@@ -4,7 +4,7 @@ What it is not: a judge of what is counted (node.deliveries) or claimed (node.se
 the caller's transaction. ``ours``: we fetched; otherwise we served.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -94,6 +94,17 @@ def moved(
     )
 
 
+def signed(connection: Connection, row: Row) -> None:
+    """Keeps the state, the receipt, and what was claimed and is owed, of one that is there."""
+    connection.execute(
+        "UPDATE delivery SET state = ?, receipt = ?, receipt_digest = ?, claimed = ?, owed = ? "
+        "WHERE id = ? AND ours = ? AND peer = ?",
+        (
+            row.state.value, row.receipt, row.receipt_digest, row.claimed, row.owed, row.id, int(row.ours), row.peer,
+        ),
+    )  # fmt: skip
+
+
 def used(connection: Connection, digest: bytes) -> tuple[int, int] | None:
     """(fetches, bytes) counted on a grant; None if it was revoked, or is not known."""
     found = connection.execute(
@@ -110,6 +121,19 @@ def waiting(connection: Connection, peer: str | None = None, limit: int = 10_000
             f"SELECT {_COLUMNS} FROM delivery WHERE state = 'half' AND ours = 1 AND (?1 IS NULL OR peer = ?1) "
             "ORDER BY started_at LIMIT ?2",
             (peer, limit),
+        )
+    ]
+
+
+def waiting_of(connection: Connection, peer: str, ids: Collection[bytes]) -> list[Row]:
+    """Those of them that wait, the oldest first. ``ids``: not more than SQLite binds (some 30,000)."""
+    marks = ", ".join("?" * len(ids))
+    return [
+        _row(found)
+        for found in connection.execute(
+            f"SELECT {_COLUMNS} FROM delivery WHERE state = 'half' AND ours = 1 AND peer = ? AND id IN ({marks}) "
+            "ORDER BY started_at",
+            (peer, *ids),
         )
     ]
 

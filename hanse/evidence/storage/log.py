@@ -3,12 +3,12 @@
 What it is not: a judge of what is appended; nor does it know keys or the time. All functions work inside the
 caller's transaction, if there is one.
 
-    first = size(connection)
-    root = append(connection, first, [Entry.of(Kind.GRANT, payload)], now)
+    edge = append(connection, Edge.read(connection, size(connection)), [Entry.of(Kind.GRANT, payload)], now)
+    edge.root()
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, partial
@@ -72,14 +72,31 @@ def size(connection: Connection) -> int:
     return int(connection.execute("SELECT coalesce(max(position) + 1, 0) FROM leaf").fetchone()[0])
 
 
-def append(connection: Connection, first: int, entries: Sequence[Entry], now: int) -> bytes:
-    """Adds leaves from position ``first`` on, which is the size of the log. Returns the new root."""
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The perfect subtrees that a log of ``size`` leaves consists of: what it takes to go on with it."""
+
+    size: int
+    nodes: Mapping[tuple[int, int], bytes]
+
+    @classmethod
+    def read(cls, connection: Connection, size: int) -> "Edge":
+        """Of a log that has as many. Raises StorageFailed when one is missing."""
+        return cls(size, {at: node(connection, *at) for at in perfect(size)})
+
+    def root(self) -> bytes:
+        """Of the whole tree."""
+        return root_at(lambda level, position: self.nodes[level, position], self.size)
+
+
+def append(connection: Connection, edge: Edge, entries: Sequence[Entry], now: int) -> Edge:
+    """Adds leaves to a log with that edge. Returns the new one."""
+    first = edge.size
     connection.executemany(
         "INSERT INTO leaf (position, kind, hash, salt, payload, at) VALUES (?, ?, ?, ?, ?, ?)",
         [(first + n, each.kind.value, each.hash, each.salt, each.payload, now) for n, each in enumerate(entries)],
     )
-    # The perfect subtrees of the tree so far; those that the new leaves complete come to them.
-    known = {at: node(connection, *at) for at in perfect(first)}
+    known = dict(edge.nodes)  # the new leaves, and the subtrees that they complete, come to them
     complete: list[tuple[int, int, bytes]] = []
     for position, entry in enumerate(entries, first):
         level, digest = 0, entry.hash
@@ -89,7 +106,8 @@ def append(connection: Connection, first: int, entries: Sequence[Entry], now: in
             complete.append((level, position >> level, digest))
         known[level, position >> level] = digest
     connection.executemany("INSERT INTO subtree (level, position, hash) VALUES (?, ?, ?)", complete)
-    return root_at(lambda level, position: known[level, position], first + len(entries))
+    size = first + len(entries)
+    return Edge(size, {at: known[at] for at in perfect(size)})
 
 
 def find_node(connection: Connection, level: int, position: int) -> bytes | None:

@@ -10,6 +10,7 @@ inside the caller's transaction; digests are of envelopes, and name papers.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from hanse import wire
@@ -78,7 +79,7 @@ class GrantRow:
 
     @property
     def grant(self) -> Grant:
-        return papers.decode_grant(self.envelope.payload)
+        return _decoded_grant(self.envelope.payload)
 
     @property
     def ended(self) -> Revocation | None:
@@ -303,6 +304,11 @@ def _request(row: Sequence[Any]) -> RequestRow:
 def _grant(row: Sequence[Any]) -> GrantRow:
     digest, owner, maker, holder, parent, root, envelope, fetches, used, revocation, revoked_at, at = row
     return GrantRow(
-        digest, Prefix(owner), Prefix(maker), Prefix(holder), parent or b"", root, wire.decode_envelope(envelope),
+        digest, Prefix(owner), Prefix(maker), Prefix(holder), parent or b"", root, _decoded_envelope(envelope),
         fetches, used, _envelope(revocation), revoked_at, at,
     )  # fmt: skip
+
+
+# The same few are met at every fetch.
+_decoded_grant = lru_cache(64)(papers.decode_grant)
+_decoded_envelope = lru_cache(64)(wire.decode_envelope)
