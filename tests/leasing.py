@@ -69,7 +69,9 @@ def found(folder: Path, *canaries: bytes) -> list[tuple[Path, bytes]]:
     """In which files, or names of files, they are."""
     seen = []
     for path in everything(folder):
-        data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        data = b""
+        with contextlib.suppress(FileNotFoundError):
+            data = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
         seen += [(path, each) for each in canaries if each in data or each in os.fsencode(path.name)]
     return seen
 
@@ -102,9 +104,13 @@ def wrap_leased(owner: Node, path: Path, suffix: str, seconds: int, to: str = "8
 
 
 def keys_of(home: Path) -> list[bytes]:
-    """The vault's, as they lie on the disk."""
-    folder = home / "vault/keys"
-    return [path.read_bytes() for path in folder.iterdir()] if folder.exists() else []
+    """The vault's, as they lie on the disk; a daemon may be removing them."""
+    keys = []
+    with contextlib.suppress(FileNotFoundError):
+        for path in (home / "vault/keys").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                keys.append(path.read_bytes())
+    return keys
 
 
 def deletions_at(owner: Node) -> list[Deletion]:

@@ -12,6 +12,7 @@ each command has an interpreter of its own; the others are forked from one that 
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -33,11 +34,20 @@ COMMAND_TIMEOUT = 120.0
 END_TIMEOUT = 90.0
 
 
+# Below what the system gives to connections and to port 0, and below what the product picks: while a daemon that has to
+# come back on its port is down, nobody gets that. Each of several workers of pytest has a part of its own.
+_PORTS_EACH = 1_000
+_FIRST_PORT = 10_000 + _PORTS_EACH * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 9)
+_ports = iter(random.sample(range(_FIRST_PORT, _FIRST_PORT + _PORTS_EACH), _PORTS_EACH))
+
+
 def free_port() -> int:
-    """A port that was free a moment ago: for a daemon that must come back on the same one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that is given to nobody else: for a daemon that must come back on the same one."""
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("there are no more ports for tests")
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 PATIENCE = 4.0  # seconds for witnesses to cosign what is new
 _PAUSE = 0.25
 _NOBODY = Policy()
-_ATTEMPTS = 5  # at keeping what was seen, when other processes of this home do the same
+_ATTEMPTS = 20  # at keeping what was seen, when other processes of this home do the same
 
 
 class Contradiction(RolledBack):

@@ -125,6 +125,7 @@ def test_given_programs_of_two_schema_versions_when_both_publish_then_there_is_o
     writers.until(100)
     writers.start(dsn, "newer", "newer")
     writers.until(200)
+    until(lambda: any("newer" in key for key in writers.acknowledged()), "a record of the newer one")
     later = opened(dsn)  # an older program that is started after the upgrade
     assert later._rows("SELECT version FROM schema_version") == [(len(postgres_migrations.STEPS) + 1,)]
     put(later, [new("86.north/later")])
@@ -142,6 +143,7 @@ def test_given_programs_of_two_schema_versions_when_both_publish_then_there_is_o
     assert set(older.resolve(["86.north/newest", "86.north/no"])) == {"86.north/newest"}
 
 
+@pytest.mark.timeout(900)  # it waits for many a sync to the disk
 def test_given_a_server_that_is_killed_in_commits_then_what_was_acknowledged_is_there_once(opened, writers):
     with Postgres() as server:
         dsn = server.database()
@@ -166,11 +168,11 @@ def test_given_a_server_that_is_killed_in_commits_then_what_was_acknowledged_is_
 
 
 def test_given_a_connection_that_is_cut_or_stalls_then_it_is_told_soon_and_heals(postgres, dsn, opened, monkeypatch):
-    monkeypatch.setattr(postgres_connections.Connection, "patience", 1.0)
     monkeypatch.setitem(postgres_connections._SESSION, "idle_in_transaction_session_timeout", "1500")
     near, way = opened(dsn), Cuttable(postgres.port)
     far = opened(dsn.replace(f":{postgres.port}", f":{way.port}") + "?connect_timeout=2")
     put(far, [new("86.north/1")])
+    monkeypatch.setattr(postgres_connections.Connection, "patience", 1.0)  # to make the tables may take longer
     for number, end in enumerate((way.cut, way.stall), 2):
         with pytest.raises(Overloaded), far.writing() as writing:  # noqa: PT012
             writing.members()  # it has the lock that every writer needs
@@ -190,10 +192,10 @@ def test_given_a_connection_that_is_cut_or_stalls_then_it_is_told_soon_and_heals
 
 
 def test_given_a_thread_that_waits_for_a_database_that_is_away_then_it_goes_on(postgres, dsn, opened, monkeypatch):
-    monkeypatch.setattr(postgres_connections.Connection, "patience", 0.5)
     way, steps, told = Cuttable(postgres.port), Steps(), []
     far = opened(dsn.replace(f":{postgres.port}", f":{way.port}") + "?connect_timeout=2")
     put(far, [new("86.north/1")])
+    monkeypatch.setattr(postgres_connections.Connection, "patience", 0.5)
     way.stall()
 
     def ask() -> None:
@@ -278,6 +280,7 @@ def test_given_many_threads_that_read_then_connections_stay_few(postgres, dsn, o
         each.join()
     ((count,),) = postgres.execute(
         f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{dsn.rpartition('/')[2]}' AND pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"  # the server's own workers come by now and then
     )
     assert 0 < count <= postgres_connections._MOST
 

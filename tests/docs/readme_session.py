@@ -76,13 +76,13 @@ def play(commands: list[str], folder: Path) -> Iterator[tuple[str, str]]:
                     f"exec {command[:-2]}", shell=True, cwd=place, env=environment, stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL, text=True,
                 )  # fmt: skip
-                running.callback(daemon.wait, 30)
+                running.callback(daemon.wait, 90)
                 running.callback(daemon.terminate)
                 assert daemon.stdout is not None
                 yield command, daemon.stdout.readline()
             else:
                 done = subprocess.run(
-                    command, shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=60,
+                    command, shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=120,
                 )  # fmt: skip
                 printed = done.stdout + done.stderr
                 grant = (_GIVEN.findall(printed) or [grant])[-1]

@@ -12,7 +12,9 @@ import pytest
 
 from tests.processes import ROOT, environment, until
 
-pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("demo"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("demo"), pytest.mark.timeout(900)]
+# Seconds that a story, or its beginning, is waited for. Neither is a promise: a busy machine tells it slowly.
+WHOLE, BEGINNING = 800, 400
 
 
 def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -42,13 +44,18 @@ def _left_running(folder: Path) -> list[str]:
     return found
 
 
+def _nothing_runs(folder: Path) -> None:
+    """What was killed as the story ended is gone as soon as the system has come to it."""
+    until(lambda: not _left_running(folder), "what was killed to be gone", 10)
+
+
 def _left_behind(tmp_path: Path) -> list[str]:
     return [name for name in os.listdir(tmp_path) if name.startswith("hanse-demo-")]
 
 
 def test_it_tells_the_whole_story_and_leaves_nothing(tmp_path: Path) -> None:
     demo = _start(tmp_path)
-    code = demo.wait(240)
+    code = demo.wait(WHOLE)
     told = _told(tmp_path)
     assert code == 0, told
     for passage in (
@@ -76,20 +83,20 @@ def test_it_tells_the_whole_story_and_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("passage", ["1  A registry", "2  Three organizations", "5  South fetches"])
 def test_it_cleans_up_when_it_is_stopped(tmp_path: Path, number: signal.Signals, passage: str) -> None:
     demo = _start(tmp_path)
-    until(lambda: passage in _told(tmp_path) or demo.poll() is not None, passage, 120)
+    until(lambda: passage in _told(tmp_path) or demo.poll() is not None, passage, BEGINNING)
     time.sleep(0.3)  # somewhere in the scene
     demo.send_signal(number)
     assert demo.wait(90) == 130, _told(tmp_path)
     assert "Nothing is left running" in _told(tmp_path)
     assert "Traceback" not in _told(tmp_path)
-    assert _left_running(tmp_path) == []
+    _nothing_runs(tmp_path)
     assert _left_behind(tmp_path) == []
 
 
 def test_it_keeps_its_folder_if_asked_to(tmp_path: Path) -> None:
     demo = _start(tmp_path, "--keep", str(tmp_path / "kept"))
-    until(lambda: "2  Three organizations" in _told(tmp_path) or demo.poll() is not None, "the second scene", 120)
+    until(lambda: "2  Three organizations" in _told(tmp_path) or demo.poll() is not None, "the second scene", BEGINNING)
     demo.send_signal(signal.SIGINT)
     assert demo.wait(90) == 130, _told(tmp_path)
     assert (tmp_path / "kept/registry/home/registry.toml").exists()
-    assert _left_running(tmp_path) == []
+    _nothing_runs(tmp_path)

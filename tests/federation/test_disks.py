@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hanse.client.partial import partial_path
-from tests.breaking import CHUNK, MIB, Disk, equal_files, journaled, small_disk, write_content
+from tests.breaking import CHUNK, MIB, Disk, Slowed, equal_files, journaled, small_disk, write_content
 from tests.processes import League, Node, until
 
 pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("disks")]
@@ -44,6 +44,7 @@ def file(league: League) -> Path:
     """North's, wrapped as 'file'."""
     path = write_content(league.folder / "data/file", SIZE)
     league.nodes[NORTH].command("add", path, "--id", "file", "--open")
+    league.nodes[NORTH].published()
     return path
 
 
@@ -73,8 +74,9 @@ def test_a_disk_that_fills_up_during_a_fetch_costs_nothing_that_was_verified(
 ) -> None:
     disk, target = disks["target"], disks["target"].folder / "late"
     fetching = south.begin("filling", "fetch", f"{NORTH}/file", "-o", target)
-    until(lambda: journaled(target)[0] >= 10 or not fetching.running, "some chunks to arrive")
-    disk.fill()
+    with Slowed(fetching, lambda: journaled(target)[0], 10):  # else it may be done before the disk is full
+        until(lambda: journaled(target)[0] >= 10 or not fetching.running, "some chunks to arrive")
+        disk.fill()
     assert fetching.wait() == 1, fetching.everything
     assert "no space left on the disk of" in fetching.stderr
     assert "free some, then run it again" in fetching.stderr

@@ -16,7 +16,7 @@ import pytest
 from hanse import verifier
 from tests.processes import League, Node, until
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(300), pytest.mark.xdist_group("evidence")]
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(900), pytest.mark.xdist_group("evidence")]
 
 PURPOSE = "health-research"
 NAME, CONTENT = "ward/albicocca.csv", b"patient,Haematokrit\n1,0.44\n"
@@ -178,6 +178,7 @@ def test_one_sides_word_is_shown_as_one_sides_word(north: Node, acme: Node, tmp_
     try:
         settings.write_text(before + "\nreceipts = false\n")
         north.restart()
+        north.published()  # where it listens now
         acme.command("fetch", id, "-o", tmp_path / "out")
         path = exported(acme, tmp_path, "--object", id)
     finally:
@@ -201,7 +202,8 @@ def test_an_erased_entry_leaves_the_rest_provable(north: Node, acme: Node, tmp_p
     id = wrap(north, tmp_path, "--open")
     for number in range(2):
         acme.command("fetch", id, "-o", tmp_path / f"out-{number}")
-    settled(north, id, 2)
+    for node in (north, acme):
+        settled(node, id, 2)
     first, second = of(proved(north, exported(north, tmp_path)), id)
     refused = north.command("evidence", "erase", first["position"], expect=130)  # nobody is there to say yes
     assert f"Position {first['position']}: a receipt" in refused.stdout

@@ -189,12 +189,15 @@ def test_true_tls_with_frames_that_are_none(scene: Scene, which: str, data: byte
     (tmp_path / "chain").write_bytes(scene.identity.member_certificate)
     (tmp_path / "key").write_bytes(scene.identity.tls_key)
     context.load_cert_chain(tmp_path / "chain", tmp_path / "key")
-    with socket.create_connection(scene.address(which), timeout=5) as bare:
-        bare.settimeout(2)
-        with context.wrap_socket(bare) as connection, contextlib.suppress(OSError):
-            connection.sendall(data)
-            while connection.recv(65_536):
-                pass
+    with (
+        socket.create_connection(scene.address(which), timeout=60) as bare,
+        context.wrap_socket(bare) as connection,
+        contextlib.suppress(OSError),
+    ):
+        connection.settimeout(2)
+        connection.sendall(data)
+        while connection.recv(65_536):
+            pass
     assert scene.daemon(which).running
 
 

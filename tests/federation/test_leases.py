@@ -27,7 +27,7 @@ from tests.forking import fork
 from tests.leasing import PURPOSE, deletions_at, found, keys_of, wrap_leased
 from tests.processes import ROOT, League, Node, begin, environment, until
 
-pytestmark = [pytest.mark.federation, pytest.mark.timeout(300), pytest.mark.xdist_group("leases")]
+pytestmark = [pytest.mark.federation, pytest.mark.timeout(900), pytest.mark.xdist_group("leases")]
 
 MARK = f"kenari{secrets.token_hex(5)}"
 CANARIES = (MARK.encode(), b"Haematokrit 0,44")
@@ -81,7 +81,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_what_is_leased_is_kept_read_and_gone_in_time(scene: Scene, tmp_path: Path) -> None:
-    id = scene.wrapped(20)
+    id = scene.wrapped(life := 40)  # seconds, for all that is looked at while it is there
     scene.acme.start()
     refused = scene.acme.command("fetch", id, "--purpose", PURPOSE, "-o", tmp_path / "out", expect=2)
     assert "kept in the vault of this home" in refused.stderr
@@ -91,7 +91,7 @@ def test_what_is_leased_is_kept_read_and_gone_in_time(scene: Scene, tmp_path: Pa
     assert "kept in the vault" in told
     (lease,) = scene.acme.lines("leases")
     assert (lease["id"], lease["state"], lease["enforced"]) == (id, "kept", "by the consumer's node")
-    assert abs(lease["until"] - fetched_at - 20) < 15
+    assert abs(lease["until"] - fetched_at - life) < 15
 
     listed = scene.acme.json("open", id)
     assert {each["name"]: each["bytes"] for each in listed["elements"]} == {
@@ -113,8 +113,10 @@ def test_what_is_leased_is_kept_read_and_gone_in_time(scene: Scene, tmp_path: Pa
     until(lambda: scene.acme.lines("leases") == [], "the deletion to be noted as delivered")
     (seen,) = scene.north.lines("leases", "--reported")
     assert (seen["id"], seen["peer"], seen["reason"], seen["grant"]) == (id, "86.acme", "expired", lease["grant"])
-    (received,) = scene.acme.lines("receipts")
-    assert (received["state"], received["grant"]) == ("both", lease["grant"])
+    (received,) = until(
+        lambda: [each for each in scene.acme.lines("receipts") if each["state"] == "both"], "the receipt to be settled"
+    )
+    assert received["grant"] == lease["grant"]
     gone = scene.acme.command("open", id, "--element", "small", expect=3)
     assert "was deleted on" in gone.stderr
 
@@ -170,7 +172,9 @@ def test_whoever_reads_without_a_daemon_learns_of_a_revocation(scene: Scene) -> 
     scene.fetch(id)
     (held,) = scene.acme.lines("grants", "--held")
     scene.north.command("revoke", held["grant"])
-    assert scene.acme.command("open", id, expect=4).stdout == ""
+    # Each asks for two seconds: a machine that is too busy to answer within them tells the next.
+    refused = until(lambda: (done := scene.acme.command("open", id, expect=None)).code and done, "it to be learned of")
+    assert (refused.code, refused.stdout) == (4, ""), str(refused)
     assert not (scene.acme.home / "vault").exists()
 
 
@@ -190,21 +194,24 @@ def test_it_is_deleted_when_somebody_asks(scene: Scene) -> None:
 
 def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(scene: Scene) -> None:
     id = scene.wrapped(LONG)
+    whole = 1e9
     for _ in range(2):
         began = time.monotonic()
         scene.fetch(id)
-        whole = time.monotonic() - began  # the second time as those that follow
+        whole = min(whole, time.monotonic() - began)
         scene.acme.command("leases", "--delete", id)
     chance, kills, number = random.Random(11), 0, 0
     while kills < 8:
         number += 1
         assert number < 60, f"{kills} kills"
         process = scene.acme.begin(f"fetch{number}", "fetch", id, "--purpose", PURPOSE)
-        time.sleep(chance.uniform(0, 1) * whole)
+        slept = chance.uniform(0, 1) * whole
+        time.sleep(slept)
         process.send(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
         assert not scene.traces()
         if process.code == 0:
+            whole = min(whole, slept)  # the machine is faster by now
             scene.acme.command("leases", "--delete", id)
     scene.fetch(id)
     assert scene.read(id, "large") == LARGE
@@ -216,19 +223,19 @@ def test_a_fetch_that_is_killed_again_and_again_leaves_nothing_open_and_goes_on(
 
 
 def test_a_clock_that_is_set_back_two_days_prolongs_nothing(scene: Scene) -> None:
-    id = scene.wrapped(12)
+    id = scene.wrapped(life := 20)
     scene.fetch(id)
+    fetched_at = time.monotonic()
     keys = keys_of(scene.acme.home)
     late = Node(scene.acme.prefix, scene.acme.home, scene.folder.parent / "late", **wrong_clock(-2))
     late.command("list")
     assert keys_of(scene.acme.home) == keys
-    time.sleep(12.5)
+    time.sleep(max(0.0, fetched_at + life + 0.5 - time.monotonic()))
     late.command("list")
     assert not (scene.acme.home / "vault").exists()
     assert not scene.traces(*keys)
 
 
-@pytest.mark.timeout(600)
 def test_a_daemon_that_is_killed_when_something_expires_has_it_finished_by_the_next(
     scene: Scene, tmp_path: Path
 ) -> None:
@@ -315,7 +322,6 @@ def signed(home: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM leaf WHERE kind = 'deletion'").fetchone()[0])
 
 
-@pytest.mark.timeout(600)
 def test_a_sweep_that_is_killed_anywhere_is_finished_by_the_next(scene: Scene, tmp_path: Path) -> None:
     id = scene.wrapped(8)
     scene.fetch(id)
@@ -340,7 +346,6 @@ def test_a_sweep_that_is_killed_anywhere_is_finished_by_the_next(scene: Scene, t
     assert between == {(True, 0), (False, 0), (False, 1)}
 
 
-@pytest.mark.timeout(600)
 def test_a_fetch_that_is_killed_at_any_of_its_first_steps_leaves_nothing_in_the_open(
     scene: Scene, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from hanse.evidence.peers import Shown
 from hanse.home import Home
 from hanse.merkle import leaf_hash
 from tests.evidence import Member, append
-from tests.processes import League, Node
+from tests.processes import League, Node, until
 
 pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("log")]
 
@@ -40,6 +40,18 @@ def spoil(node: Node, statement: str) -> None:
     with connection:
         connection.execute(statement)
     connection.close()
+
+
+def fetch_and_settle(consumer: Node, id: str, target: Path) -> None:
+    """Both have shown each other their logs: with the receipt, for which a fetch waits a few seconds at most."""
+    receipt = consumer.json("fetch", id, "-o", target)["receipt"]
+    if not receipt["by_both"]:
+        until(lambda: _settles(consumer), "the receipt to be settled")
+
+
+def _settles(consumer: Node) -> bool:
+    told = consumer.command("receipts", "--settle", "--json", expect=None)
+    return told.code == 0 and all(each["state"] == "both" for each in told.lines)
 
 
 def test_the_log_is_checked_and_its_first_bad_entry_named(north: Node) -> None:
@@ -96,7 +108,8 @@ def test_an_owner_restored_from_an_old_backup_is_noticed_by_its_peer_and_by_itse
     backup = tmp_path / "backup"
 
     def fetch(number: int) -> None:
-        consumer.command("fetch", "86.owner/data", "-o", tmp_path / f"got-{number}")
+        owner.published()  # where it listens now
+        fetch_and_settle(consumer, "86.owner/data", tmp_path / f"got-{number}")
 
     fetch(1)
     assert owner.process is not None
@@ -137,7 +150,7 @@ def test_a_consumer_restored_from_an_old_backup_is_noticed_by_the_owner_and_by_i
     backup = tmp_path / "backup"
 
     def fetch(number: int) -> None:
-        consumer.command("fetch", "86.giver/data", "-o", tmp_path / f"got-{number}")
+        fetch_and_settle(consumer, "86.giver/data", tmp_path / f"got-{number}")
 
     fetch(1)
     shutil.copyfile(consumer.home / FILE, backup)

@@ -19,7 +19,7 @@ import pytest
 from tests.breaking import missing
 from tests.evidence import Member, append
 
-pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("log-faults"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("log-faults"), pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,7 +111,7 @@ class Nursery:
         options = ("-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={when}")
         traced = subprocess.run(
             ["strace", "-f", "-p", process, "-o", folder / "trace", *options],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         if not (folder / "said").exists():  # it still waits to be traced
             subprocess.run(["kill", "-9", process], check=False)

@@ -20,9 +20,9 @@ from hanse.model.publishing import OutcomeCode
 from hanse.model.record import Access, AccessMode, Metadata, ObjectRecord, Status, Summary
 from hanse.signing import sign
 from registry.storage.sqlite import SqliteStorage
-from tests.processes import League
+from tests.processes import League, until
 
-pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("log-kills"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("log-kills"), pytest.mark.timeout(900)]
 
 KILLS = 6
 
@@ -79,7 +79,7 @@ def test_killed_again_and_again_there_is_one_log_of_all_that_was_acknowledged(tm
         for _ in range(KILLS):
             time.sleep(random.uniform(0.1, 0.6))
             league.registry.restart()
-        time.sleep(0.3)
+        until(lambda: len(accepted) >= 20 or broken, "a batch to be accepted between two kills, or after the last")
         ended.set()
         for each in threads:
             each.join(60)

@@ -76,7 +76,8 @@ class Scene:
         return answer.log.checkpoint, (told.size, told.root)
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        lines = (line for line in self.supervisor.stderr.splitlines() if line.startswith("{"))
+        written = self.supervisor.stderr.splitlines(keepends=True)  # the last one perhaps in part
+        lines = (line for line in written if line.startswith("{") and line.endswith("\n"))
         return [told for told in map(json.loads, lines) if told["event"] == event]
 
 
@@ -130,9 +131,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory, database: Postgres) -> Itera
         supervisor = Process("registry", logs, "tests.supervised", home, SILENCE)
         for each in (witnessing, supervisor):
             stack.callback(each.kill)
-            each.start(wait=False)
-        for each in (witnessing, supervisor):
-            until(lambda p=each: "listening on " in p.stdout, f"{each.name} to listen")
+            each.start()  # the witness first: the registry would say that it is away
 
         mirror, own = folder / "mirror", f"127.0.0.1:{free_port()}"
         invitation = app.invite(home, Prefix("86.mirror"), mirror=True)

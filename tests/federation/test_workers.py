@@ -170,9 +170,17 @@ class Scene:
         records = [each for each in digests if each in self.acknowledged]
         assert len(records) == len(set(records)), "something stands there twice"
         assert self.acknowledged <= set(digests), "something acknowledged is lost"
-        root = merkle.root([leaf_hash(each) for each in leaves])
-        told = {(each.size, each.root) for each in self._checkpoints()}
-        assert told == {(len(changes), root)}
+        hashes = [leaf_hash(each) for each in leaves]
+
+        def all_agree() -> bool:
+            # One that did not look since the last of it was stored elsewhere shows a little less, and nothing else.
+            told = {(each.size, each.root) for each in self._checkpoints()}
+            for size, root in told:
+                assert size <= len(hashes), "there is more than was shown"
+                assert root == merkle.root(hashes[:size]), f"another history of {size:,} entries"
+            return {size for size, _ in told} == {len(changes)}
+
+        until(all_agree, "every process to show all of it")
         assert app.check(self.registry.folder) == []
 
     def _watched(self) -> list[registry_pb2.Change]:
@@ -294,8 +302,10 @@ def test_an_older_answer_of_another_process_is_no_rollback(
         for each in asking:
             each.learn = lambda _: None  # type: ignore[method-assign] # each asks one of them, and nobody else
         resolvers = [Resolver(identity, known, each) for each in asking]
-        x, before, proofs = Identifier.parse("86.north/x"), None, 0
-        for version in range(1, 31):
+        x, before, version, proofs = Identifier.parse("86.north/x"), None, 0, 0
+        # Whether the other has looked since is chance: on a machine that is slow enough it mostly has.
+        while version < 30 or (not proofs and version < 600):
+            version += 1
             before = north.record("x", version, before, title="Trial")
             assert [each.code for each in north.publish(before)] == [_ACCEPTED]
             for each in resolvers:
@@ -304,7 +314,7 @@ def test_an_older_answer_of_another_process_is_no_rollback(
                 proofs += found.proof is not None
                 page = each.search(Query("Trial"))
                 assert ([each.record.version for each in page.records], page.refused) == ([version], ())
-            if not version % 10:
+            if version in (10, 20, 30):
                 newcomer = one.join(f"86.new{version}")
                 for each in resolvers:
                     assert newcomer.prefix in each.membership(max_age=0).members
@@ -409,11 +419,13 @@ def test_a_full_disk_of_the_database(scene: Scene) -> None:
         until(lambda: "publish.failed" in scene.process.stderr, "the registry to notice")
         had = [len(each.acknowledged) for each in publishers]
         scene.disk.free()
-        if not scene.standby.running:  # without room for its log PostgreSQL ends itself: somebody starts it again
-            scene.standby.start()
-        until(
-            lambda: all(len(each.acknowledged) > old for each, old in zip(publishers, had, strict=True)), "it to go on"
-        )
+
+        def goes_on() -> bool:
+            if not scene.standby.running:  # without room for its log PostgreSQL ends itself: somebody starts it again
+                scene.standby.start()
+            return all(len(each.acknowledged) > old for each, old in zip(publishers, had, strict=True))
+
+        until(goes_on, "it to go on")
     scene.looks_at_everything()
 
 

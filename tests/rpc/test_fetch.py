@@ -269,8 +269,12 @@ def test_a_broken_stream_is_resumed_in_the_same_run(
     north.wrap("x", content(LARGE))
     node = north.serve()
     node.cut_after = 2_000_000
-    restored = threading.Timer(0.5, lambda: setattr(node, "cut_after", None))
-    restored.start()
+
+    def restore() -> None:
+        with node._lock:  # under which it is counted
+            node.cut_after = None
+
+    threading.Timer(0.5, restore).start()
     fetched = client.fetch(f"{north.prefix}/{name}", tmp_path / "out")
     assert client.verify(tmp_path / "out", f"{north.prefix}/{name}") == []
     assert fetched.resumed_bytes == 0

@@ -277,8 +277,8 @@ def test_an_entry_that_is_left_out_is_named(scene: Scene) -> None:
 def test_a_registry_that_shows_nothing_of_what_it_signed_withholds_it(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "STEP_SECONDS", 0.3)
     scene.look()
+    monkeypatch.setattr(following, "STEP_SECONDS", 0.3)  # from now on there is nothing that could come too late
     scene.acme.wrap("d", b"content")
     scene.league.lies["watch"] = lambda _: []
     assert scene.found() == [(Kind.LOG, len(scene.league.leaves))]
@@ -298,7 +298,7 @@ def test_when_what_was_seen_is_lost_the_monitor_still_remembers(scene: Scene) ->
     """known.db put back from a backup, and a registry that uses it: the edge does not fit, and both notes are kept."""
     scene.look()
     before = scene.storage.state()
-    with scene.known._transaction(write=True) as db:
+    with scene.known._database.writing() as db:
         db.execute("DELETE FROM registry_log")
     scene.league.leaves[3] = bytes(33)
     scene.acme.wrap("d", b"content")
@@ -424,8 +424,9 @@ def test_the_daemon_follows_the_log_unless_its_owner_says_no(tmp_path: Path, on:
     with Registry.start(tmp_path / "registry") as registry:
         node = Node.join(registry, "86.north", tmp_path / "north")
         node.settings("" if on else "monitor = false\n")
+        before = set(threading.enumerate())
         node.serve()
         try:
-            assert ("monitor" in {each.name for each in threading.enumerate()}) is on
+            assert ("monitor" in {each.name for each in set(threading.enumerate()) - before}) is on
         finally:
             node.stop()

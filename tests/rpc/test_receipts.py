@@ -13,6 +13,7 @@ import pytest
 from hanse import limits, wire, wire_papers
 from hanse.client.client import Client
 from hanse.client.peer import Span
+from hanse.client.receipts import Receipts
 from hanse.client.settling import Outcome, settle_all
 from hanse.errors import DeliveryClosed, InvalidInput, ReceiptsOwed, SourceChanged
 from hanse.evidence.evidence import Evidence
@@ -61,6 +62,15 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         north.add(tmp / "moving", "moving", Terms.opened())
         north.published()
         yield Scene(registry, north, Node.join(registry, "86.acme", tmp / "acme"), data)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch waits three seconds for its owner's signature, which on a machine with much else to do may come later."""
+    made = Receipts.__init__
+    monkeypatch.setattr(
+        Receipts, "__init__", lambda self, resolver, evidence, wait=60.0: made(self, resolver, evidence, wait)
+    )
 
 
 def rows(node: Node, **filters: str) -> list[Row]:
@@ -221,7 +231,9 @@ def served(scene: Scene) -> Iterator[Served]:
             delivery, Prefix("86.north"), Prefix("86.acme"), Identifier.parse("86.north/large"), 1, record.digest, b"",
             (), (Delivered(0, 0, 1, 3),), 3 * limits.CHUNK_BYTES, now, now,
         )  # fmt: skip
-        yield Served(scene, caller, honest)
+        made = Served(scene, caller, honest)
+        eventually(lambda: made.row.state is State.ENDED)  # what went out is written with the next commit
+        yield made
 
 
 def test_an_honest_half_is_signed_and_sent_again_it_is_the_same_receipt(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,9 +32,24 @@ records = "none"
 """
 
 
+class Clock:
+    """That of the registry; stands still while a test says so."""
+
+    def __init__(self) -> None:
+        self.stopped_at: float | None = None
+
+    def __call__(self) -> float:
+        return time.time() if self.stopped_at is None else self.stopped_at
+
+
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory):
-    with Registry.start(tmp_path_factory.mktemp("limits") / "registry", settings=SETTINGS) as started:
+def clock():
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory, clock):
+    with Registry.start(tmp_path_factory.mktemp("limits") / "registry", settings=SETTINGS, clock=clock) as started:
         yield started
 
 
@@ -88,6 +104,15 @@ def test_given_a_full_member_then_it_is_told_why_until_the_operator_allows_more(
     assert line["bytes"] == used(registry, north)[1] > 1000
 
 
+@pytest.fixture
+def one_instant(clock):
+    """However long it takes, nobody's minute goes on."""
+    clock.stopped_at = time.time()
+    yield
+    clock.stopped_at = None
+
+
+@pytest.mark.usefixtures("one_instant")
 def test_given_a_rate_then_what_is_beyond_it_is_told_to_wait_in_one_batch_or_many(registry):
     paced = registry.join("86.paced")
     records = [paced.record(str(number)) for number in range(9)]

@@ -50,12 +50,15 @@ def test_given_a_store_in_postgresql_then_it_is_a_registry_and_outlives_a_cut(tm
             stranger.league = north.league
             with pytest.raises(NotAuthenticated):
                 stranger.resolve("86.north/a")
+            third = north.record(
+                "c"
+            )  # one, however often it is sent: of some attempts nobody knows what became of them
             way.stall()
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
                 waiting = [pool.submit(north.resolve, f"86.north/unknown{number}") for number in range(3)]
                 # Whether these are members by now the database would know.
                 waiting += [pool.submit(stranger.resolve, "86.north/a"), pool.submit(stranger.publish, first)]
-                publishing = pool.submit(north.publish, north.record("c"))
+                publishing = pool.submit(north.publish, third)
                 answers = 0
                 while not any(each.done() for each in (*waiting, publishing)):
                     # What is remembered is answered meanwhile.
@@ -68,7 +71,7 @@ def test_given_a_store_in_postgresql_then_it_is_a_registry_and_outlives_a_cut(tm
                         each.result(60)
                 assert publishing.result(60)[0].code == 4  # try again
             way.heal()
-            eventually(lambda: north.publish(north.record("c"))[0].code == 1)
+            eventually(lambda: north.publish(third)[0].code == 1)
             newer = north.record("a", 2, first, title="Heart trial, second part")
             assert north.publish(newer)[0].code == 1
             assert south.resolve("86.north/a").resolutions[0].record.payload == newer.payload

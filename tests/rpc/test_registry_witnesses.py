@@ -98,7 +98,14 @@ def checkpoint(scene):
 
 
 def test_a_quiet_log_is_shown_cosigned_by_who_can(scene):
-    eventually(lambda: checkpoint(scene)[1])
+    with app.opened(scene.registry.folder) as opened:
+        last = opened.storage.last_position()
+
+    def is_of_all() -> bool:
+        signed, dates = checkpoint(scene)
+        return bool(dates) and signed.checkpoint.size == last
+
+    eventually(is_of_all)  # for a moment, what was cosigned before the last entry is shown
     signed, dates = checkpoint(scene)
     assert set(dates) == {scene.good}
     assert signed.checkpoint.size == scene.witness.told().size
@@ -108,7 +115,7 @@ def test_what_is_acknowledged_is_published_within_a_second_and_most_of_what_is_s
     shown, late, cosigned, was = 0, 0.0, 0, 0
     until = time.monotonic() + 3
     acknowledged: list[tuple[int, float]] = []
-    while time.monotonic() < until:
+    while time.monotonic() < until or shown <= 5:
         begun = time.monotonic()
         assert scene.north.publish(scene.north.record(f"s{shown}"))[0].code == 1
         with app.opened(scene.registry.folder) as opened:
@@ -142,8 +149,13 @@ def test_one_who_needs_the_newest_is_not_given_less(scene):
 
 def test_status_says_what_is_wrong_with_each(scene, monkeypatch):
     monkeypatch.setattr("registry.witnesses._LOOK_TIMEOUT", 0.5)
-    problems = {each.name: each.problem for each in app.status(scene.registry.folder).witnesses}
-    assert problems[scene.good.name] == ""
+    problems: dict[str, str] = {}
+
+    def good_one_answers() -> bool:
+        problems.update({each.name: each.problem for each in app.status(scene.registry.folder).witnesses})
+        return problems[scene.good.name] == ""
+
+    eventually(good_one_answers)  # half a second is little on a machine with much else to do
     assert "does not answer in" in problems[HUNG.name]
     assert problems[RUDE.name]
 

@@ -38,7 +38,9 @@ class Scene:
         folder = self.north.folder / FOLDER
         folder.mkdir(exist_ok=True)
         path = folder / name
-        path.write_text(text)
+        written = path.with_suffix(".new")
+        written.write_text(text)
+        written.replace(path)  # at once: what is there in between counts too
         return path
 
     def set(self, terms: Terms) -> None:
@@ -131,12 +133,12 @@ def test_the_public_sees_mode_purposes_and_duties_and_nobody_who_is_named(scene:
 
 def test_a_policy_is_taken_while_the_node_serves_and_a_wrong_one_changes_nothing(scene: Scene, acme: Caller) -> None:
     assert gets_it(acme)
-    path = scene.own(AGAINST_ACME)
+    scene.own(AGAINST_ACME)
     eventually(lambda: not gets_it(acme))
     assert not gets_it(acme)  # once more: the last may have been let in, and ended a moment later
     assert scene.north.audit()[-1].decided.why == "forbidden by policies/own.cedar:1"
 
-    path.write_text(AGAINST_ACME + "\n\nforbid (principal")
+    scene.own(AGAINST_ACME + "\n\nforbid (principal")
     daemon = scene.north.daemon
     assert daemon is not None
     eventually(lambda: "policies/own.cedar:3" in daemon.own_policies.problem)
@@ -147,7 +149,7 @@ def test_a_policy_is_taken_while_the_node_serves_and_a_wrong_one_changes_nothing
     findings = [each for each in doctor.examine(scene.north.folder) if each.check == "policies"]
     assert [(each.grade, "policies/own.cedar:3" in each.text) for each in findings] == [(doctor.Grade.FAIL, True)]
 
-    path.write_text("// nothing any more")
+    scene.own("// nothing any more")
     eventually(lambda: gets_it(acme))
     assert status(scene.north.folder).own_policies == 0
 

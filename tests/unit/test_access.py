@@ -339,7 +339,7 @@ def test_who_does_not_wait_is_told_what_to_type(scene: Scene) -> None:
 DELETE = Duty(DutyKind.DELETE_AFTER, 100)
 PASSABLE = Conditions(
     purposes=(HEALTH,),
-    valid_until=int(time.time()) + 1000,
+    valid_until=int(time.time()) + limits.DAY,  # it is read when the tests are collected, long before they run
     max_fetches=5,
     max_bytes=100,
     duties=(DELETE,),

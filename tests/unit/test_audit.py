@@ -1,10 +1,11 @@
 """The audit's writer: durable before it returns, together when they come together, bytes while a stream runs."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -97,11 +98,22 @@ def test_what_belongs_to_a_decision_is_there_with_it_or_neither_is(writer: Audit
     assert list(memory.rows) == [ticket.number]
 
 
-def test_decisions_that_come_together_are_committed_together(writer: Audit, memory: Breakable) -> None:
+def test_decisions_that_come_together_are_committed_together(
+    writer: Audit, memory: Breakable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted, submit = [], memory.writer.submit
+
+    def counted(work: Callable[[Change], Any]) -> "Future[Any]":
+        done = submit(work)
+        submitted.append(done)
+        return done
+
+    monkeypatch.setattr(memory.writer, "submit", counted)
     memory.gate.clear()
     threads = [threading.Thread(target=writer.decided, args=(decided(number),)) for number in range(50)]
     for thread in threads:
         thread.start()
+    eventually(lambda: len(submitted) == 50)
     memory.gate.set()
     for thread in threads:
         thread.join(60)

@@ -134,6 +134,7 @@ def test_times_and_the_executable_bit_are_part_of_a_version(tmp_path: Path) -> N
     with Shelf.open(tmp_path, clock=later) as shelf:
         path = shelf.write("a", b"1")
         id = shelf.catalog.add(path, suffix="x1").id
+        next_tick(tmp_path)
         path.chmod(0o755)
         assert shelf.catalog.refresh()[0].version == 2
         assert shelf.manifest(id)[0].executable

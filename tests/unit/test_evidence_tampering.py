@@ -483,7 +483,9 @@ odd = st.one_of(
 
 
 @given(data=st.data())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_whatever_stands_in_a_file_that_is_signed_it_is_judged_and_nothing_breaks(
     data: st.DataObject, file: bytes, year: Year
 ) -> None:

@@ -146,7 +146,7 @@ def test_processes_that_write_at_once_share_one_order(member: Member, tmp_path: 
         worker.stdin.write("\n")
         worker.stdin.flush()
     for worker in workers:
-        said, _ = worker.communicate(timeout=60)
+        said, _ = worker.communicate(timeout=240)
         assert worker.returncode == 0
         told += [(position, payload) for position, payload in json.loads(said)]
     with member.evidence() as evidence:

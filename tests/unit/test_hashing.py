@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from node.sources import hashing
 from node.sources.hashing import Hashed, Hasher
 from node.sources.source import Source
 from node.sources.walking import Walk
+from tests.wrapping import next_tick
 
 MIB = limits.CHUNK_BYTES
 
@@ -104,6 +106,7 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"a" * size)
+    next_tick(tmp_path)
     read = hashing._read_exactly
 
     def read_and_write(fd: int, view: memoryview, offset: int) -> bool:
@@ -139,7 +142,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
 def test_no_thread_is_left_when_the_work_is_given_up(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}").write_bytes(b"x" * 40 * MIB)
-    before = threading.active_count()
+    before = set(threading.enumerate())  # those of other tests may end meanwhile
     walk = Walk(Source.of(tmp_path))
 
     def interrupted() -> None:
@@ -150,7 +153,7 @@ def test_no_thread_is_left_when_the_work_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
 
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) - before == set()
 
 
 def test_progress_is_told_seldom_grows_and_ends_with_everything(tmp_path: Path) -> None:
@@ -170,11 +173,12 @@ def test_progress_is_told_seldom_grows_and_ends_with_everything(tmp_path: Path) 
 
 def test_progress_is_told_at_most_ten_times_a_second() -> None:
     told: list[Progress] = []
+    began = time.monotonic()
     meter = Meter(told.append, 100, 100)
     for _ in range(100):
         meter.done(1, 1)
         meter.show()
-    assert len(told) <= 2
+    assert 1 <= len(told) <= 1 + (time.monotonic() - began) / INTERVAL
     meter.show(at_once=True)
     assert told[-1] == Progress(100, 100, 100, 100)
     assert INTERVAL >= 0.1

@@ -159,7 +159,9 @@ def test_metadata_that_is_nested_too_deep(depth: int) -> None:
         ),
     )
 )
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_registrys_settings(tmp_path: Path, said: dict[str, str]) -> None:
     path = tmp_path / "registry.toml"
     path.write_text("".join(f"{name} = {value}\n" for name, value in said.items()))
@@ -380,7 +382,9 @@ def test_a_peers_text_is_made_safe(text: str) -> None:
 @given(st.binary(max_size=200) | st.lists(st.integers(0, (1 << 64) - 1), max_size=12).map(
     lambda numbers: bytes(32) + b"".join(each.to_bytes(8, "little") for each in numbers)
 ))  # fmt: skip
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_journal_with_anything_in_it_claims_a_bounded_amount(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "journal"
     path.write_bytes(data)
