@@ -19,7 +19,7 @@ from dataclasses import replace
 from hanse import limits, wire
 from hanse.client.identity import IDENTITY_KEY, PREVIOUS_KEY, Identity, passphrase
 from hanse.errors import Conflict, HanseError, HomeUnusable
-from hanse.files import storage_errors, sync_folder
+from hanse.files import alone, storage_errors, sync_folder
 from hanse.home import Home
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.organization import IdentityKey, OrganizationRecord
@@ -28,6 +28,7 @@ from node.storage.catalog import CatalogStorage
 from node.storage.outbox import ORGANIZATION
 
 NEXT_KEY = "keys/identity.next.pem"
+_LOCK = "keys.lock"
 
 
 def rotate(identity: Identity, storage: CatalogStorage, clock: Callable[[], float] = time.time) -> Identity:
@@ -87,8 +88,11 @@ def change_key(identity: Identity, storage: CatalogStorage, clock: Callable[[], 
 
 def settle(home: Home, storage: CatalogStorage) -> bool:
     """Brings the key files in line with the organization's own record. Returns whether anything was changed."""
-    changed = _take_next(home, storage)
-    return _drop_previous(home, storage) or changed
+    if not (home / NEXT_KEY).exists() and not (home / PREVIOUS_KEY).exists():
+        return False
+    with alone(home / _LOCK):  # the daemon does the same when the registry has acknowledged it
+        changed = _take_next(home, storage)
+        return _drop_previous(home, storage) or changed
 
 
 def readdress(identity: Identity, storage: CatalogStorage, record: OrganizationRecord, now: int) -> Envelope:

@@ -80,9 +80,7 @@ class Identity:
                 home.read_secret(TLS_KEY),
                 (home / NODE_CERTIFICATE).read_bytes(),
                 (home / MEMBER_CERTIFICATE).read_bytes(),
-                SigningKey.from_pem(home.read_secret(PREVIOUS_KEY), passphrase())
-                if (home / PREVIOUS_KEY).exists()
-                else None,
+                _previous_key(home),
                 witnesses.load(home / witnesses.FILE),
             )
 
@@ -108,6 +106,15 @@ class Identity:
         """Says who calls the registry, for PASS_LIFE seconds."""
         statement = Pass(self.prefix, self.authority.fingerprint, now, now + limits.PASS_LIFE)
         return sign(PayloadType.PASS, wire.encode_pass(statement), *self.registry_keys)
+
+
+def _previous_key(home: Home) -> SigningKey | None:
+    try:
+        return SigningKey.from_pem(home.read_secret(PREVIOUS_KEY), passphrase())
+    except HomeUnusable:
+        if (home / PREVIOUS_KEY).exists():
+            raise
+        return None
 
 
 def authority_bytes(home: Home) -> bytes:

@@ -32,7 +32,7 @@ from hanse.evidence.storage import papers
 from hanse.evidence.storage.log import Kind
 from hanse.evidence.storage.migrations import MIGRATIONS
 from hanse.evidence.writer import Change
-from hanse.files import storage_errors
+from hanse.files import alone, storage_errors
 from hanse.home import Home
 from hanse.model.envelope import Envelope, PayloadType
 from hanse.model.identifier import Identifier, Prefix
@@ -171,13 +171,8 @@ class Vault:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Nobody else begins or ends a lease meanwhile."""
-        with storage_errors("the vault"):
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
+        with alone(self._lock_path):
+            yield
 
     # The end.
 

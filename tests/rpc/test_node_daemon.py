@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -404,6 +405,32 @@ def test_a_change_of_keys_that_was_interrupted_is_finished_or_was_never_begun(
         known.close()
     finally:
         north.stop()
+
+
+def test_a_change_of_keys_is_finished_once_by_a_command_and_a_daemon_that_do_it_at_once(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north, link = Node.join(registry, "86.north", tmp_path / "north"), os.link
+    begun = threading.Event()
+
+    def slow_link(source: Path, target: Path) -> None:
+        link(source, target)
+        begun.set()
+        time.sleep(0.2)  # in which another looks for what there is to do
+
+    with north.storage() as storage, ThreadPoolExecutor(2) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(rotate, "settle", lambda *_: False)
+            rotate.change_key(north.identity, storage)
+        old = north.identity.signing_key.public
+        monkeypatch.setattr("node.rotate.os.link", slow_link)
+        first = pool.submit(rotate.settle, north.identity.home, storage)
+        assert begun.wait(60)
+        second = pool.submit(rotate.settle, north.identity.home, storage)
+        assert (first.result(), second.result()) == (True, False)
+        assert north.identity.signing_key.public != old
+        assert north.identity.previous_key is not None
+        assert north.identity.previous_key.public == old
 
 
 def _only_keys(original: Callable[..., object], crash: Callable[..., object]) -> Callable[..., object]:
