@@ -260,3 +260,36 @@ def test_the_registrys_log_of_the_vectors_verifies() -> None:
         *wire.decode_membership_head(bytes.fromhex(log["membership_head"]))
     )
     assert leaves[2] == transparency.certificate_leaf(bytes.fromhex(log["certificate"]))
+
+
+def test_cosignatures_are_those_of_the_specification_and_count_for_whom_they_are_of() -> None:
+    told = vector("witness")
+    name, _, material = told["keys"][0].split("+", 2)  # the key in base64 may have one too
+    key = base64.b64decode(material)
+    assert (key[:1], name) == (b"\x04", "86.acme.witness.hanse.internal")
+    # c2sp.org/tlog-cosignature, by hand: what is signed, and what stands in the line.
+    text = vector("registry_log")["checkpoints"][1].partition("\n\n")[0]
+    signed = f"cosignature/v1\ntime {told['now']}\n{text}\n".encode()
+    assert bytes.fromhex(told["signed_by_acme"]) == signed
+    blob = base64.b64decode(told["line_of_acme"].rstrip("\n").rpartition(" ")[2])
+    assert blob[:4] == sha256(name.encode() + b"\n" + key).digest()[:4]
+    assert int.from_bytes(blob[4:12], "big") == told["now"]
+    Ed25519PublicKey.from_public_bytes(key[1:]).verify(blob[12:], signed)
+
+    verdicts = {each["case"]: each.get("enough_for", "rejected") for each in told["cases"]}
+    assert verdicts == {
+        "nobody": [],
+        "one of two": [1],
+        "both": [1, 2],
+        "one of them twice: its newest counts": [1],
+        "a name and a key that are nobody's": [],
+        "acme's name and lab's key": [],
+        "north's name and acme's key": [],
+        "signed for another checkpoint": "rejected",
+        "dated otherwise than it is signed": "rejected",
+        "a good and a wrong one": "rejected",
+        "long ago": [],
+        "in an hour": [],
+    }
+    assert [each["case"] for each in told["requests"] if "rejected" not in each] == ["as it is asked", "of nothing"]
+    assert [each["case"] for each in told["witness_keys"] if "rejected" not in each] == ["as `hanse status` shows it"]

@@ -57,6 +57,7 @@ from tests.vectors.make_evidence import evidence
 from tests.vectors.make_log import the_log
 from tests.vectors.make_papers import organization_record, papers
 from tests.vectors.make_terms import terms
+from tests.vectors.make_witness import witness
 
 HERE = Path(__file__).parent
 
@@ -470,6 +471,13 @@ def registry_log() -> dict[str, Any]:
     }
 
 
+def witnesses() -> dict[str, Any]:
+    """Of the second checkpoint of registry_log.json, an hour after it."""
+    log = registry_log()
+    older, newer = log["checkpoints"]
+    return witness(older, newer, [bytes.fromhex(each) for each in log["consistency"]], T0 + 3_900)
+
+
 VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "identifiers": identifiers,
     "keys": keys,
@@ -486,6 +494,7 @@ VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
     "log": the_log,
     "evidence": evidence_file,
     "registry_log": registry_log,
+    "witness": witnesses,
 }
 
 
