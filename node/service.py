@@ -44,6 +44,7 @@ from hanse.model.papers import Grant
 from hanse.model.terms import Operation
 from hanse.rpc import server
 from hanse.rpc.status import abort
+from hanse.turns import turn
 from hanse.v1 import node_pb2
 from node import streams
 from node.audit import Also, Audit, Decided, Ticket
@@ -203,7 +204,8 @@ class NodeService(grpc.GenericRpcHandler):
         try:
             peer, key_digest = server.peer(context.auth_context())
             self._rates.spend((peer, key_digest))
-            found = self._small[method](data, self._members.caller(peer, key_digest))
+            with turn():
+                found = self._small[method](data, self._members.caller(peer, key_digest))
         except Exception as error:  # noqa: BLE001
             outcome = self._outcome(operation, error)
         self._metrics.call(operation, "OK" if outcome is None else outcome.status)
@@ -234,16 +236,16 @@ class NodeService(grpc.GenericRpcHandler):
     def _describe(self, data: bytes, call: "_Call") -> Iterator[bytes]:
         request = wire.parse(node_pb2.DescribeRequest, data)
         most = min(request.content_bytes, limits.SMALL_CONTENT_BYTES)
-        whole = node_pb2.Span(element=0, elements=1)
+        found: list[ServedElement] = []
 
-        def begin(granted: Granted) -> Iterator[Unit]:
-            return self._units(granted, (whole,))
+        def begin(_: Granted) -> Iterator[Unit]:
+            return (_whole(each) for each in found)
 
         def is_small(version: StoredVersion) -> bool:
             if not 0 < version.total_bytes <= most or version.element_count != 1 or version.page_count != 1:
                 return False
-            element = next(self._storage.elements(version, 0, 1), None)
-            return element is not None and element.length <= element.chunk_size
+            found.extend(self._storage.elements(version, 0, 1))
+            return bool(found) and found[0].length <= found[0].chunk_size
 
         asked = None
         if most and not (request.no_pages or request.first_page):
@@ -354,8 +356,7 @@ class NodeService(grpc.GenericRpcHandler):
                 expected += 1
                 of = -(-element.length // element.chunk_size)
                 if span.elements and element.length <= PART_BYTES:
-                    piece = Piece(element.name, element.fingerprint, 0, element.length, whole=True)
-                    yield Unit(element.position, element.length, piece if element.length else None)
+                    yield _whole(element)
                     continue
                 first, end = (0, of) if span.elements else (span.first_chunk, span.first_chunk + span.chunks)
                 if end > of:
@@ -367,6 +368,10 @@ class NodeService(grpc.GenericRpcHandler):
     def _decide(self, text: str, number: int, digest: bytes, call: "_Call", asked: "_Asked | None" = None) -> Granted:
         """Whether the caller gets in, as a durable row. Raises what the caller is told."""
         self._rates.spend((call.peer, call.key_digest))
+        with turn():
+            return self._decided(text, number, digest, call, asked)
+
+    def _decided(self, text: str, number: int, digest: bytes, call: "_Call", asked: "_Asked | None") -> Granted:
         identifier = Identifier.parse(text)
         if number > _MOST:
             raise InvalidInput("a version is less than 2^63")
@@ -543,6 +548,11 @@ def _check_span(span: node_pb2.Span, element_count: int) -> None:
         raise InvalidInput("a span has at least one element or one chunk")
     if span.element + (span.elements or 1) > element_count:
         raise InvalidInput(f"a span goes beyond the object's {element_count} elements")
+
+
+def _whole(element: ServedElement) -> Unit:
+    piece = Piece(element.name, element.fingerprint, 0, element.length, whole=True)
+    return Unit(element.position, element.length, piece if element.length else None)
 
 
 def _runs(element: ServedElement, first: int, end: int, of: int) -> Iterator[Unit]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hanse import papers, wire, wire_papers
+from hanse import papers, turns, wire, wire_papers
 from hanse.client.keys import believed
 from hanse.client.resolve import Resolver
 from hanse.errors import (
@@ -206,7 +206,7 @@ def best_grant(evidence: Evidence, identifier: Identifier, now: int, purposes: S
             for row in rows
             if _holds(grant := row.grant, now, purposes)
             and grant.to_key in (None, who.signing_key.public.key_id)
-            and not any(each.revoked_at is not None for each in storage.chain(connection, row.digest))
+            and not (row.parent and any(each.revoked_at for each in storage.chain(connection, row.digest)))
             and not is_used_up(row, grant)
         ]
     if not usable:
@@ -268,7 +268,8 @@ def obtain(
         if waiting is not None:
             waiting(answer)
         while answer.state is RequestState.WAITING:
-            sleep(POLL_SECONDS)
+            with turns.waiting():
+                sleep(POLL_SECONDS)
             try:
                 answer = poll(resolver, evidence, answer.request)
             except Unreachable:

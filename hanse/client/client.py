@@ -40,6 +40,7 @@ from hanse.model.manifest import Element
 from hanse.model.purposes import Purpose
 from hanse.model.record import AccessMode
 from hanse.model.search import Query
+from hanse.turns import turn
 from hanse.vault.leasing import Leasing, leasing_under
 from hanse.vault.reading import Kept, open_kept
 from hanse.vault.revocations import ask_briefly
@@ -144,7 +145,12 @@ class Client:
         What is leased is read from the vault, also while its owner is away, until the lease ends. ``purpose``,
         ``wait``: as in ``fetch``.
         """
-        identifier = _identifier(id)
+        with turn():
+            return self._open(_identifier(id), element, version, _purposes(purpose), wait=wait)
+
+    def _open(
+        self, identifier: Identifier, element: str | None, version: int, purposes: tuple[Purpose, ...], *, wait: bool
+    ) -> io.BufferedReader:
         if any(lease.complete for lease in self.vault.leases(identifier)):
             # It may be revoked, or be another element than those that are kept.
             with (
@@ -154,7 +160,7 @@ class Client:
                 return kept.open(element)
         return self._under(
             identifier,
-            _purposes(purpose),
+            purposes,
             lambda grant: open_element(
                 self.resolver, identifier, element, version, grant=grant, receipts=self._receipts
             ),

@@ -34,6 +34,7 @@ from hanse.rpc import status, tls
 from hanse.rpc.channel import dial
 from hanse.signing import sign
 from hanse.transparency import Inclusion, Shown
+from hanse.turns import waiting
 from hanse.v1 import registry_pb2
 from hanse.v1.registry_pb2_grpc import RegistryStub
 
@@ -296,7 +297,8 @@ class League:
         failure: HanseError | None = None
         for address in self._in_order():
             try:
-                answer = call(self._stub(address), self._arguments(limits.CALL_TIMEOUT))
+                with waiting():
+                    answer = call(self._stub(address), self._arguments(limits.CALL_TIMEOUT))
             except grpc.RpcError as error:
                 failed = self._failed(error, address)
                 if not isinstance(failed, Unreachable):

@@ -36,6 +36,7 @@ from hanse.model.identifier import Identifier, Prefix
 from hanse.rpc import status, tls
 from hanse.rpc.channel import dial
 from hanse.trust import VerifiedOrganization
+from hanse.turns import waiting
 from hanse.v1 import envelope_pb2, node_pb2
 
 T = TypeVar("T")
@@ -80,7 +81,8 @@ class Stream(Iterator[T]):
         watched = self._watched
         try:
             watched.since = time.monotonic()
-            message: T = next(self._call)
+            with waiting():
+                message: T = next(self._call)
             watched.since = None
         except StopIteration:
             self.cancel()

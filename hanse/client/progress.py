@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hanse.errors import HanseError
+from hanse.turns import waiting
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +41,5 @@ class Patience:
         if time.monotonic() + delay - self._since > self._seconds:
             raise failure
         self._attempts += 1
-        self._sleep(delay)
+        with waiting():
+            self._sleep(delay)

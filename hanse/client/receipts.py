@@ -35,6 +35,7 @@ from hanse.model.papers import NONCE_BYTES, Delivered, Receipt
 from hanse.model.purposes import Purpose
 from hanse.signing import sign
 from hanse.trust import VerifiedRecord
+from hanse.turns import turn, waiting
 
 _JOINED = 1024  # notes after which they are joined
 
@@ -146,7 +147,8 @@ class Session:
         """Makes our half durable, if anything came. Twice does no harm. Raises NoSpace, StorageFailed."""
         stored = self._store()
         if stored is not None:
-            stored.result()
+            with waiting():
+                stored.result()
             self._spent = self.delivery
 
     def _store(self) -> "Future[None] | None":
@@ -198,18 +200,20 @@ class Session:
 
     def end(self) -> Outcome | None:
         """``keep``, ``settle``, waiting once for both."""
-        stored = self._store()
-        if stored is None or self._receipts is None:
-            return self.settle()
-        outcome = self._receipts.follow(stored, self.owner, self.delivery)
+        with turn():
+            stored = self._store()
+            if stored is None or self._receipts is None:
+                return self.settle()
+            outcome = self._receipts.follow(stored, self.owner, self.delivery)
         try:
             return self._wait(outcome, self._receipts.wait)
         finally:
-            stored.result()  # however long the disk takes
+            with waiting():
+                stored.result()  # however long the disk takes
             self._spent = self.delivery
 
     def _wait(self, outcome: "Future[Outcome]", seconds: float) -> Outcome:
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError), waiting():
             return outcome.result(seconds)
         return Outcome(False, f"{self.owner} did not answer within {seconds:.0f} s")
 

@@ -23,6 +23,7 @@ from hanse.evidence.evidence import Evidence
 from hanse.evidence.storage import deliveries as table
 from hanse.evidence.storage.deliveries import Row, State
 from hanse.model.identifier import Prefix
+from hanse.turns import turn
 
 _AT_ONCE = 2  # calls to one owner: what comes while one is under way goes with the other
 _IDLE_SECONDS = 10.0  # after which a thread that has nothing to settle ends
@@ -99,7 +100,8 @@ class Settler:
                 try:
                     if peer is None:
                         peer = self._resolver.peer(owner)
-                    self._settle(peer, owner, batch)
+                    with turn():
+                        self._settle(peer, owner, batch)
                 except Exception as error:  # noqa: BLE001 - whoever waits must not wait for ever
                     reason = str(error) if isinstance(error, HanseError) else type(error).__name__
                     for _, outcome in batch:

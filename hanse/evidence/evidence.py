@@ -19,6 +19,7 @@ from hanse.evidence.storage.migrations import MIGRATIONS
 from hanse.evidence.writer import Change, Writer
 from hanse.model.keys import PublicKey
 from hanse.storage.database import Connection, Database, transaction
+from hanse.turns import waiting
 
 FILE = "evidence.db"
 T = TypeVar("T")
@@ -50,7 +51,8 @@ class Evidence:
         """Does ``work`` in a transaction; returns when it is durable. Raises what it raises."""
         if self._writer.inside:
             raise RuntimeError("a change within a change would wait for itself")
-        return self._writer.submit(work).result()
+        with waiting():
+            return self._writer.submit(work).result()
 
     @property
     def writer(self) -> Writer:

@@ -22,6 +22,7 @@ from hanse.errors import HanseError, StorageFailed
 from hanse.evidence.storage import log
 from hanse.evidence.storage.log import Edge, Entry, Kind
 from hanse.storage.database import Connection, Database, transaction
+from hanse.turns import turn
 
 T = TypeVar("T")
 GROUP = 512  # works in one transaction
@@ -124,7 +125,8 @@ class Writer:
 
     def _commit(self, works: list[_Work]) -> None:
         try:
-            outcomes = self._transact(works)
+            with turn():
+                outcomes = self._transact(works)
         except HanseError as error:
             outcomes = [error] * len(works)
         except BaseException as error:  # noqa: BLE001 - whoever waits must not wait for ever

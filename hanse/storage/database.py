@@ -20,6 +20,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]
 from hanse import limits
 from hanse.errors import Conflict, HanseError, HomeUnusable, NoSpace, StorageFailed
 from hanse.files import storage_errors
+from hanse.turns import waiting
 
 Connection = sqlite3.Connection
 
@@ -72,18 +73,9 @@ class Database:
         if done < len(migrations):  # another process may have been quicker
             connection.execute(f"PRAGMA user_version = {len(migrations)}")
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> "_Reading":
         """A connection outside a transaction: every statement sees the newest committed state."""
-        with self.errors():
-            connection = self._borrow()
-            try:
-                yield connection
-            except BaseException:
-                # Whatever it had begun, temporary tables included, ends with it.
-                connection.close()
-                raise
-            self._give_back(connection)
+        return _Reading(self)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -156,17 +148,44 @@ class Database:
             connection.close()
 
 
+class _Reading(contextlib.AbstractContextManager[Connection, None]):
+    """What ``reading`` gives: a class, because it is entered a dozen times a fetch."""
+
+    __slots__ = ("_connection", "_database")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> Connection:
+        try:
+            self._connection = self._database._borrow()
+        except sqlite3.Error as error:
+            raise self._database._explained(error) from error
+        return self._connection
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            self._database._give_back(self._connection)
+            return
+        # Whatever it had begun, temporary tables included, ends with it.
+        self._connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise self._database._explained(error) from error
+
+
 @contextlib.contextmanager
 def transaction(connection: Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
     """All or nothing: what raises is not there, now or later."""
-    connection.execute(begin)
+    with waiting():
+        connection.execute(begin)
     try:
         yield
     except BaseException:
         _roll_back(connection)
         raise
     try:
-        connection.execute("COMMIT")
+        with waiting():
+            connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):
             _roll_back(connection)

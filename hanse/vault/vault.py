@@ -68,6 +68,8 @@ class Vault:
 
     def leases(self, identifier: Identifier | None = None) -> list[Lease]:
         """Those that are live, newest first."""
+        if not self.folder.exists():
+            return []
         with self.evidence.reading() as connection:
             rows = [row for row in leases.live(connection, identifier) if not row.reason]
         now = self.seen() if rows else None
