@@ -366,17 +366,18 @@ class Serving:
 
 def _count(change: Change, held: Used, fetches: int, size: int) -> None:
     """Counts on each grant of the chain, or on none."""
+    if papers.use(change.connection, held.digests, fetches, size, unrevoked=True) != len(held.chain):
+        raise Revoked("the grant was revoked: ask for another with `hanse request`")
     for grant, digest in zip(held.chain, held.digests, strict=True):
-        used = table.used(change.connection, digest)
-        if used is None:
-            raise Revoked("the grant was revoked: ask for another with `hanse request`")
         conditions = grant.conditions
-        if conditions.max_fetches is not None and fetches and used[0] + fetches > conditions.max_fetches:
+        if conditions.max_fetches is None and conditions.max_bytes is None:
+            continue
+        used_fetches, used_bytes = table.used(change.connection, digest)
+        if conditions.max_fetches is not None and fetches and used_fetches > conditions.max_fetches:
             raise UsedUp(f"the grant allows {conditions.max_fetches:,} fetches, and all of them were used")
-        if conditions.max_bytes is not None and used[1] + size > conditions.max_bytes:
-            left = max(0, conditions.max_bytes - used[1])
+        if conditions.max_bytes is not None and used_bytes > conditions.max_bytes:
+            left = max(0, conditions.max_bytes - used_bytes + size)
             raise UsedUp(f"the grant allows {conditions.max_bytes:,} bytes, and {left:,} of them are left")
-    papers.use(change.connection, held.digests, fetches, size)
 
 
 def _parts(units: Iterable[Unit]) -> list[Delivered]:

@@ -37,6 +37,7 @@ from hanse.signing import sign
 from hanse.trust import VerifiedRecord
 from hanse.turns import turn, waiting
 
+_KEPT = 10_000
 _JOINED = 1024  # notes after which they are joined
 
 
@@ -48,6 +49,7 @@ class Receipts:
         self._resolver, self._evidence, self.wait = resolver, evidence, wait
         self._settler = Settler(resolver, evidence)
         self._purposes: dict[bytes, tuple[Purpose, ...]] = {}
+        self.kept: set[bytes] = set()  # records that are durable here, by digest: some of them
 
     @property
     def evidence(self) -> Evidence:
@@ -90,6 +92,13 @@ class Receipts:
                 row = papers.grant(connection, grant) if grant else None
             found = self._purposes[grant] = row.grant.conditions.purposes if row is not None else ()
         return found
+
+    def has_kept(self, record: bytes, error: BaseException | None) -> None:
+        """A record, by its digest, is durable here, unless there was an error."""
+        if error is None:
+            if len(self.kept) >= _KEPT:
+                self.kept.clear()
+            self.kept.add(record)
 
     def _state(self, owner: Prefix, delivery: bytes) -> State | None:
         with self.evidence.reading() as connection:
@@ -184,13 +193,15 @@ class Session:
         )  # fmt: skip
 
         def work(change: Change) -> None:
-            if table.state(change.connection, row.id, ours=True, peer=row.peer) is None:
-                records.keep(change.connection, self._record.envelope)
-                table.put(change.connection, row)
+            if table.add(change.connection, row):
+                if self._record.digest not in receipts.kept:
+                    records.keep(change.connection, self._record.envelope)
                 papers.use(change.connection, [self._grant], 1, size)
                 change.append(Kind.HALF_RECEIPT, encoded)
 
-        return evidence.writer.submit(work)
+        stored = evidence.writer.submit(work)
+        stored.add_done_callback(lambda done: receipts.has_kept(self._record.digest, done.exception()))
+        return stored
 
     def settle(self) -> Outcome | None:
         """Waits for the owner's signature, for a bounded time. None when there is nothing to be signed."""

@@ -150,13 +150,11 @@ def check_whole(signer: Signer, owner: Prefix, half: Envelope, whole: Envelope, 
 
 def _keep_whole(change: Change, whole: Iterable[tuple[Row, Envelope]]) -> None:
     for row, paper in whole:
-        if table.state(change.connection, row.id, ours=True, peer=row.peer) is not State.HALF:
-            continue  # another process of this home was faster
         encoded = wire.encode_envelope(paper)
         row.state, row.receipt, row.receipt_digest = State.SETTLED, encoded, paper.digest
         row.claimed = row.size
-        table.signed(change.connection, row)
-        change.append(Kind.RECEIPT, encoded)
+        if table.signed(change.connection, row):  # else another process of this home was faster
+            change.append(Kind.RECEIPT, encoded)
 
 
 def _waiting(evidence: Evidence, owner: Prefix) -> list[Row]:

@@ -122,16 +122,16 @@ class Purpose:
     @property
     def with_broader(self) -> "tuple[Purpose, ...]":
         """This one first, then those of the vocabulary that include it."""
-        return tuple(map(Purpose, _with_broader(self.name)))
+        return _with_broader(self.name)
 
     def __str__(self) -> str:
         return self.name
 
 
 @lru_cache(maxsize=1024)
-def _with_broader(name: str) -> tuple[str, ...]:
+def _with_broader(name: str) -> tuple[Purpose, ...]:
     found = [name]
     for each in found:
         if each in _VOCABULARY:
             found += [broader for broader in _VOCABULARY[each].broader if broader not in found]
-    return tuple(found)
+    return tuple(map(Purpose, found))

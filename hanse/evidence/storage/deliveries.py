@@ -64,14 +64,12 @@ def get(connection: Connection, id: bytes, *, ours: bool, peer: str) -> Row | No
 
 def put(connection: Connection, row: Row) -> None:
     """Adds it, or replaces it."""
-    connection.execute(
-        f"INSERT OR REPLACE INTO delivery ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            row.id, int(row.ours), row.peer, row.object, row.version, row.grant, row.delivered, row.size,
-            row.reserved, row.started_at, row.moved_at, row.state.value, row.receipt, row.receipt_digest,
-            row.claimed, row.owed,
-        ),
-    )  # fmt: skip
+    _insert(connection, "REPLACE", row)
+
+
+def add(connection: Connection, row: Row) -> bool:
+    """False if it is there already: then nothing is changed."""
+    return _insert(connection, "IGNORE", row)
 
 
 def state(connection: Connection, id: bytes, *, ours: bool, peer: str) -> State | None:
@@ -94,23 +92,22 @@ def moved(
     )
 
 
-def signed(connection: Connection, row: Row) -> None:
-    """Keeps the state, the receipt, and what was claimed and is owed, of one that is there."""
-    connection.execute(
+def signed(connection: Connection, row: Row) -> bool:
+    """Keeps the state, the receipt, and what was claimed and is owed. False if there is none that is to be settled."""
+    done = connection.execute(
         "UPDATE delivery SET state = ?, receipt = ?, receipt_digest = ?, claimed = ?, owed = ? "
-        "WHERE id = ? AND ours = ? AND peer = ?",
+        "WHERE id = ? AND ours = ? AND peer = ? AND state <> 'settled'",
         (
             row.state.value, row.receipt, row.receipt_digest, row.claimed, row.owed, row.id, int(row.ours), row.peer,
         ),
     )  # fmt: skip
+    return bool(done.rowcount)
 
 
-def used(connection: Connection, digest: bytes) -> tuple[int, int] | None:
-    """(fetches, bytes) counted on a grant; None if it was revoked, or is not known."""
-    found = connection.execute(
-        "SELECT fetches, bytes FROM grant_ WHERE digest = ? AND revoked_at IS NULL", (digest,)
-    ).fetchone()
-    return (int(found[0]), int(found[1])) if found else None
+def used(connection: Connection, digest: bytes) -> tuple[int, int]:
+    """(fetches, bytes) counted on a grant that is there."""
+    found = connection.execute("SELECT fetches, bytes FROM grant_ WHERE digest = ?", (digest,)).fetchone()
+    return int(found[0]), int(found[1])
 
 
 def waiting(connection: Connection, peer: str | None = None, limit: int = 10_000) -> list[Row]:
@@ -217,6 +214,18 @@ def count_deletions(connection: Connection, peer: str, grant: bytes) -> int:
     """What a peer signed of copies that it had under a grant."""
     found = connection.execute("SELECT count(*) FROM deletion WHERE grant_ = ? AND peer = ?", (grant, peer)).fetchone()
     return int(found[0])
+
+
+def _insert(connection: Connection, otherwise: str, row: Row) -> bool:
+    done = connection.execute(
+        f"INSERT OR {otherwise} INTO delivery ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            row.id, int(row.ours), row.peer, row.object, row.version, row.grant, row.delivered, row.size,
+            row.reserved, row.started_at, row.moved_at, row.state.value, row.receipt, row.receipt_digest,
+            row.claimed, row.owed,
+        ),
+    )  # fmt: skip
+    return bool(done.rowcount)
 
 
 def _row(found: tuple[Any, ...]) -> Row:

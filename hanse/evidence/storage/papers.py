@@ -207,12 +207,21 @@ def chain(connection: Connection, digest: bytes) -> list[GrantRow]:
     return found[::-1]
 
 
-def use(connection: Connection, digests: Iterable[bytes], fetches: int, bytes: int) -> None:  # noqa: A002
-    """Counts on each grant of a chain; negative numbers give back."""
-    connection.executemany(
-        "UPDATE grant_ SET fetches = max(0, fetches + ?), bytes = max(0, bytes + ?) WHERE digest = ?",
+def use(
+    connection: Connection,
+    digests: Iterable[bytes],
+    fetches: int,
+    bytes: int,  # noqa: A002
+    *,
+    unrevoked: bool = False,
+) -> int:
+    """Counts on each grant of a chain, or only on those not ``unrevoked``: on how many. Negative numbers give back."""
+    done = connection.executemany(
+        "UPDATE grant_ SET fetches = max(0, fetches + ?), bytes = max(0, bytes + ?) WHERE digest = ?"
+        + (" AND revoked_at IS NULL" if unrevoked else ""),
         [(fetches, bytes, digest) for digest in digests],
     )
+    return int(done.rowcount)
 
 
 def revoke(connection: Connection, digest: bytes, revocation: Envelope, now: int) -> bool:
