@@ -198,6 +198,13 @@ class _Fetch:
             except NotPermitted:
                 self._session.end()  # it cannot go on: what came is signed for as it is
                 raise
+            except Unreachable as error:
+                if not self._done_bytes:
+                    raise
+                raise type(error)(
+                    f"{error}. {self._done_bytes:,} of {self._total:,} bytes are verified and kept: the same again goes "
+                    "on from there"
+                ) from None
             finally:
                 self._write_back.close()
             if (self._done_elements, self._done_bytes) != (self._count, self._total):

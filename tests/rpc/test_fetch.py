@@ -287,12 +287,15 @@ def test_a_second_run_goes_on_from_the_first(north: Organization, client: Client
     north.wrap("x", content(6_000_000))
     node = north.serve()
     node.cut_after = 4_000_000
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable) as told:
         client.fetch(f"{north.prefix}/{name}", tmp_path / "out", patience=0.5)
     assert not (tmp_path / "out").exists()
     node.cut_after, node.sent_bytes = None, 0
     fetched = client.fetch(f"{north.prefix}/{name}", tmp_path / "out")
     assert fetched.resumed_bytes >= 2_000_000
+    assert str(told.value).endswith(
+        f". {fetched.resumed_bytes:,} of 6,000,000 bytes are verified and kept: the same again goes on from there"
+    )
     assert fetched.resumed_bytes + node.sent_bytes == 6_000_000
     assert client.verify(tmp_path / "out", f"{north.prefix}/{name}") == []
     only("out", at=tmp_path)
