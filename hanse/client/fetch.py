@@ -202,8 +202,8 @@ class _Fetch:
                 if not self._done_bytes:
                     raise
                 raise type(error)(
-                    f"{error}. {self._done_bytes:,} of {self._total:,} bytes are verified and kept: the same again goes "
-                    "on from there"
+                    f"{error}. {self._done_bytes:,} of {self._total:,} bytes are verified and kept: the same again "
+                    "goes on from there"
                 ) from None
             finally:
                 self._write_back.close()
