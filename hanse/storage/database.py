@@ -32,18 +32,22 @@ IDLE = 64  # connections kept for the next who needs one: as many as threads tha
 class Database:
     """One file. Any thread may call any method; ``close`` once, when nobody is inside."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, idle: int = IDLE) -> None:
         self.path = path
+        self._most_idle = idle
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path, migrations: Sequence[str]) -> "Database":
-        """Creates what is missing. Raises HomeUnusable, with the way out, NoSpace, StorageFailed."""
+    def open(cls, path: Path, migrations: Sequence[str], idle: int = IDLE) -> "Database":
+        """Creates what is missing. Raises HomeUnusable, with the way out, NoSpace, StorageFailed.
+
+        ``idle``: how many connections are kept while nobody uses them; each has two of the process's descriptors.
+        """
         with storage_errors(str(path)):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        database = cls(path)
+        database = cls(path, idle)
         try:
             with database.reading() as connection:
                 current = connection.execute("PRAGMA user_version").fetchone()[0] == len(migrations)
@@ -102,7 +106,7 @@ class Database:
 
     def _give_back(self, connection: Connection) -> None:
         with self._lock:
-            if not self._closed and len(self._idle) < IDLE:
+            if not self._closed and len(self._idle) < self._most_idle:
                 self._idle.append(connection)
                 return
         connection.close()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -146,4 +147,14 @@ def test_no_sqlite_error_escapes(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed) as caught, database.reading() as connection:
         connection.execute("SELECT * FROM missing")
     assert isinstance(caught.value.__cause__, sqlite3.Error)
+    database.close()
+
+
+def test_no_more_connections_are_kept_than_were_asked_for(tmp_path: Path) -> None:
+    """Each has descriptors that a stream may need."""
+    database = Database.open(tmp_path / "x.db", (), idle=2)
+    with ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(database.reading())
+    assert len(database._idle) == 2
     database.close()

@@ -50,6 +50,7 @@ _MIGRATIONS = (
     "ALTER TABLE registry_lie ADD COLUMN accepted_at INTEGER;",
     "ALTER TABLE registry_lie ADD COLUMN witnesses TEXT NOT NULL DEFAULT '';",
 )
+_IDLE = 8  # connections: each is used for one statement, and streams need the descriptors
 _ANY_TIME = 1 << 40  # a pin was checked against the clock when it was made
 
 
@@ -105,7 +106,7 @@ class Known:
 
     @classmethod
     def open(cls, path: Path) -> "Known":
-        return cls(Database.open(path, _MIGRATIONS))
+        return cls(Database.open(path, _MIGRATIONS, _IDLE))
 
     def close(self) -> None:
         self._database.close()
